@@ -1,0 +1,8 @@
+//! BYTES: sans-IO codecs and image headers that several vendors share.
+//!
+//! Bytes in, decisions out: no socket, clock, random number or log in here, and nothing of ours is imported.
+#![warn(missing_docs)]
+
+pub mod esp_image;
+pub mod espota;
+pub mod multipart;
