@@ -1,1 +1,17 @@
-//! model
+//! WHAT: types and decisions.
+//!
+//! Devices, images, jobs and their outcomes, and the two traits that a device family implements.
+//! Nothing here opens a socket, reads a clock or knows an async runtime, so every decision can be tested with plain values.
+#![warn(missing_docs)]
+
+pub mod device;
+pub mod family;
+pub mod id;
+pub mod image;
+pub mod installed;
+pub mod job;
+pub mod outcome;
+pub mod precheck;
+pub mod progress;
+pub mod time;
+pub mod version;
