@@ -200,6 +200,8 @@ pub enum Reason {
     MidStream,
     /// Everything was acknowledged, and then no verdict came.
     VerdictLost,
+    /// The program was stopped while it sent the image.
+    Interrupted,
     /// It answered something that makes no sense.
     NotUnderstood,
     /// Its owner cancelled.
@@ -226,6 +228,7 @@ impl Reason {
             Self::DeviceError | Self::DeviceErrorRestarts => "device error",
             Self::MidStream => "transfer broke off",
             Self::VerdictLost => "verdict lost",
+            Self::Interrupted => "interrupted",
             Self::NotUnderstood => "not understood",
             Self::Cancelled => "cancelled",
             Self::Local => "this machine",

@@ -1,0 +1,1 @@
+//! What a job may and may not do.
