@@ -268,6 +268,11 @@ pub trait Family: Send + Sync {
     /// Where the versions that [`Family::inspect`] holds a device to were read.
     fn version_source(&self) -> VersionSource;
 
+    /// Whether a device of this family can be told by asking it; one that tells nothing is only used when it is named.
+    fn guessable(&self) -> bool {
+        true
+    }
+
     /// How `offered` stands to `installed`, by the labels alone.
     fn relate(&self, installed: &Versions, offered: &Versions) -> Relation;
 
