@@ -185,7 +185,7 @@ pub struct Handshake {
 }
 
 /// [`authentication::answer`], or in tests something quicker.
-type Respond = fn(Form, &str, &Nonce, &str) -> Option<String>;
+pub(super) type Respond = fn(Form, &str, &Nonce, &str) -> Option<String>;
 
 enum State {
     /// `until` is known once the first invitation of this start was sent.
@@ -244,6 +244,13 @@ impl Handshake {
             saw_64: false,
             respond: authentication::answer,
         }
+    }
+
+    /// Replaces PBKDF2, so that a test can afford many handshakes.
+    #[cfg(test)]
+    pub(super) fn with_respond(mut self, respond: Respond) -> Self {
+        self.respond = respond;
+        self
     }
 
     /// Returns what to do now. A [`Step::Answer`] is returned until [`Handshake::answered`] was called.
