@@ -8,6 +8,8 @@
 //! What may still cross, and what is done about it:
 //! - Invitations queued in a device that was busy are answered `AUTH`, nothing, `AUTH`: only the last nonce counts.
 //!   After a repeated invitation the host therefore listens for [`SETTLE`] before it answers the newest nonce.
+//!   A nonce that comes long after the invitation ([`PROMPT`]) is from such a queue; was the last invitation of the
+//!   queue swallowed, the device is idle and the answer would be wasted: once, the host invites again instead.
 //! - A nonce that comes *after* the answer was sent means that the device judges the answer by the wrong nonce.
 //!   Its `Authentication Failed` then says nothing about the password: a 64-digit form is tried once more, as long
 //!   as the bound on answers allows it; else the error is [`HandshakeError::Crossed`].
@@ -42,6 +44,12 @@ pub const AUTHENTICATION_WAIT: Duration = Duration::from_secs(10);
 ///
 /// Guess: a device works off its queue of datagrams in one go; to be measured on a chip.
 pub const SETTLE: Duration = Duration::from_millis(250);
+
+/// A nonce that comes later than this after the last invitation is from a device that was busy.
+///
+/// Guess: network and an idle device take less, a device that reconnects to its broker takes more; to be measured on a
+/// chip.
+pub const PROMPT: Duration = Duration::from_millis(500);
 
 /// The most answers one handshake ever gives.
 pub const MAX_ANSWERS: usize = 2;
@@ -167,6 +175,7 @@ pub struct Handshake {
     credentials: Option<Credentials>,
     cnonces: [[u8; 32]; MAX_ANSWERS],
     state: State,
+    start: Start,
     /// When the last invitation was sent.
     last_invitation: Option<Duration>,
     n_invitations: u32,
@@ -188,15 +197,11 @@ pub struct Handshake {
 pub(super) type Respond = fn(Form, &str, &Nonce, &str) -> Option<String>;
 
 enum State {
-    /// `until` is known once the first invitation of this start was sent.
-    Inviting {
-        due: Duration,
-        until: Option<Duration>,
-        n_sent: u32,
-    },
-    /// A nonce came after a repeated invitation; a newer one may follow.
+    Inviting,
+    /// A nonce came at `at`; a newer one may follow until `until`.
     Settling {
         nonce: Nonce,
+        at: Duration,
         until: Duration,
     },
     /// The answer is with the caller.
@@ -215,6 +220,30 @@ enum State {
     Failed(HandshakeError),
 }
 
+/// The invitations up to an answer.
+struct Start {
+    /// When the next one is due.
+    due: Duration,
+    /// When to give up; known once the first one was sent.
+    until: Option<Duration>,
+    n_sent: u32,
+    n_nonces: u32,
+    /// A nonce was passed over, because the device was probably idle by then.
+    has_passed: bool,
+}
+
+impl Start {
+    fn new(due: Duration) -> Self {
+        Self {
+            due,
+            until: None,
+            n_sent: 0,
+            n_nonces: 0,
+            has_passed: false,
+        }
+    }
+}
+
 impl Handshake {
     /// Starts a handshake. `cnonces` are random bytes, fresh for every handshake; each is used for one answer.
     pub fn new(
@@ -227,11 +256,8 @@ impl Handshake {
             invitation,
             credentials,
             cnonces,
-            state: State::Inviting {
-                due: now,
-                until: None,
-                n_sent: 0,
-            },
+            state: State::Inviting,
+            start: Start::new(now),
             last_invitation: None,
             n_invitations: 0,
             n_answers: 0,
@@ -256,31 +282,21 @@ impl Handshake {
     /// Returns what to do now. A [`Step::Answer`] is returned until [`Handshake::answered`] was called.
     pub fn next(&mut self, now: Duration) -> Step {
         loop {
-            match &mut self.state {
-                State::Inviting { due, until, n_sent } => {
-                    if until.is_some_and(|until| now >= until) {
-                        let n_invitations = *n_sent;
-                        self.fail(if self.pending.is_some() {
-                            HandshakeError::NoAnswerToAuthentication
-                        } else {
-                            HandshakeError::NoAnswer { n_invitations }
-                        });
-                        continue;
+            match &self.state {
+                State::Inviting => {
+                    if let Some(step) = self.invite(now) {
+                        return step;
                     }
-                    if now < *due {
-                        return Step::Wait(until.map_or(*due, |until| until.min(*due)));
-                    }
-                    *n_sent += 1;
-                    *due = now.saturating_add(INVITATION_REPEAT);
-                    until.get_or_insert(now.saturating_add(INVITATION_LIMIT));
-                    self.last_invitation = Some(now);
-                    self.n_invitations += 1;
-                    return Step::Send(self.invitation.encode());
                 }
                 State::Settling { until, .. } if now < *until => return Step::Wait(*until),
-                State::Settling { nonce, .. } => {
-                    let nonce = *nonce;
-                    self.hand_out(&nonce);
+                State::Settling { nonce, at, .. } => {
+                    let (nonce, at) = (*nonce, *at);
+                    if self.is_probably_idle_since(at) {
+                        self.start.has_passed = true;
+                        self.state = State::Inviting;
+                    } else {
+                        self.hand_out(&nonce);
+                    }
                 }
                 State::Handed { datagram, form } => {
                     return Step::Answer {
@@ -341,7 +357,7 @@ impl Handshake {
             }
             // Whoever was asked by a proper nonce already does not mind a broken one.
             Answer::BadNonce { len } => {
-                if matches!(self.state, State::Inviting { .. }) {
+                if matches!(self.state, State::Inviting) {
                     self.fail(HandshakeError::BadNonce { len });
                 }
             }
@@ -397,7 +413,7 @@ impl Handshake {
 
     /// Neither an invitation of this start nor an answer is under way.
     fn is_idle(&self) -> bool {
-        matches!(self.state, State::Inviting { n_sent: 0, .. }) && self.pending.is_none()
+        matches!(self.state, State::Inviting) && self.start.n_sent == 0 && self.pending.is_none()
     }
 
     fn asked(&mut self, nonce: Nonce, now: Duration) {
@@ -409,21 +425,20 @@ impl Handshake {
         }
         self.nonces.push(nonce);
         let until = match self.state {
-            State::Inviting { n_sent: 1, .. } => now,
-            State::Inviting { n_sent: 2.., .. } => now.saturating_add(SETTLE),
+            State::Inviting => match self.start.n_sent {
+                // From before our invitation: the device has moved on, or will on reading it.
+                0 => return,
+                1 => now,
+                2.. => now.saturating_add(SETTLE),
+            },
             State::Settling { until, .. } => until,
             State::Handed { .. } | State::Answered { .. } => {
                 self.outrun = true;
                 return;
             }
-            // A nonce from before our invitation: the device has moved on, or will on reading it.
-            State::Inviting { n_sent: 0, .. }
-            | State::Accepted { .. }
-            | State::Connected
-            | State::Failed(_) => {
-                return;
-            }
+            State::Accepted { .. } | State::Connected | State::Failed(_) => return,
         };
+        self.start.n_nonces += 1;
         let Some(credentials) = &self.credentials else {
             self.saw_64 |= matches!(nonce, Nonce::Pbkdf2(_));
             return self.fail(HandshakeError::NeedsPassword);
@@ -435,7 +450,11 @@ impl Handshake {
             }
             Nonce::Md5(_) => {}
         }
-        self.state = State::Settling { nonce, until };
+        self.state = State::Settling {
+            nonce,
+            at: now,
+            until,
+        };
     }
 
     fn refuse(&mut self, now: Duration) {
@@ -470,11 +489,47 @@ impl Handshake {
         let earliest = self
             .last_invitation
             .map_or(now, |at| at.saturating_add(INVITATION_REPEAT));
-        self.state = State::Inviting {
-            due: now.max(earliest),
-            until: None,
-            n_sent: 0,
-        };
+        self.start = Start::new(now.max(earliest));
+        self.state = State::Inviting;
+    }
+
+    /// Returns the step, or `None` if the state has changed.
+    fn invite(&mut self, now: Duration) -> Option<Step> {
+        let start = &mut self.start;
+        if start.until.is_some_and(|until| now >= until) {
+            let n_invitations = start.n_sent;
+            self.fail(if self.pending.is_some() {
+                HandshakeError::NoAnswerToAuthentication
+            } else {
+                HandshakeError::NoAnswer { n_invitations }
+            });
+            return None;
+        }
+        if now < start.due {
+            return Some(Step::Wait(
+                start.until.map_or(start.due, |until| until.min(start.due)),
+            ));
+        }
+        start.n_sent += 1;
+        start.due = now.saturating_add(INVITATION_REPEAT);
+        start.until.get_or_insert(now.saturating_add(INVITATION_LIMIT));
+        self.last_invitation = Some(now);
+        self.n_invitations += 1;
+        Some(Step::Send(self.invitation.encode()))
+    }
+
+    /// Whether the newest nonce, which came at `at`, is from a queue whose last invitation was swallowed.
+    ///
+    /// A queue is answered by every other invitation; if the last one was, there are as many nonces as it takes.
+    /// To pass over a nonce is right once: a slow network would look like this for ever.
+    fn is_probably_idle_since(&self, at: Duration) -> bool {
+        let start = &self.start;
+        let is_late = self
+            .last_invitation
+            .is_some_and(|sent_at| at.saturating_sub(sent_at) > PROMPT);
+        let is_last_answered = start.n_sent % 2 == 1 && start.n_nonces >= start.n_sent.div_ceil(2);
+        let is_there_time = start.until.is_some_and(|until| start.due < until);
+        is_late && !is_last_answered && is_there_time && !start.has_passed
     }
 
     fn hand_out(&mut self, nonce: &Nonce) {
