@@ -25,7 +25,11 @@ pub struct Ways {
 
 impl Default for Ways {
     fn default() -> Self {
-        Self { ota_port: proto::espota::PORT, http_port: 80, pace: None }
+        Self {
+            ota_port: proto::espota::PORT,
+            http_port: 80,
+            pace: None,
+        }
     }
 }
 

@@ -4,7 +4,6 @@
 //! It is never guessed: whoever wants it names it, and the chip with it.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use model::device::{Device, Hardware, Health, Ota, Snapshot};
@@ -19,7 +18,7 @@ use model::version::{Relation, Versions};
 use net::{Presence, Site};
 
 use crate::Ways;
-use crate::esp::espota::{Push, endpoint};
+use crate::esp::espota::{Push, chain, endpoint};
 use crate::esp::{self, ESPOTA, Memory, Pace};
 
 /// The family.
@@ -84,7 +83,12 @@ impl Family for Arduino {
 
     fn open(&self, target: Target) -> Box<dyn Driver> {
         let memory = Memory::read(&target.notes);
-        Box::new(ArduinoDriver { site: self.site.clone(), ways: self.ways.clone(), target, memory })
+        Box::new(ArduinoDriver {
+            site: self.site.clone(),
+            ways: self.ways.clone(),
+            target,
+            memory,
+        })
     }
 }
 
@@ -106,7 +110,14 @@ impl ArduinoDriver {
 impl Driver for ArduinoDriver {
     async fn probe(&mut self) -> Result<Snapshot, Fault> {
         let ota = self.ota();
-        match net::present(&self.site.dialer, ota, Duration::from_secs(1)).await {
+        let presence = net::present(&self.site.dialer, ota).await.map_err(|error| {
+            Fault::before_push(
+                FaultKind::Refused,
+                Reason::Local,
+                format!("Looking for the device: {}.", chain(&error)),
+            )
+        })?;
+        match presence {
             Presence::Listening => {}
             Presence::NotListening => {
                 let text = format!("The device is there, but does not listen on UDP {ota}.");
@@ -118,13 +129,19 @@ impl Driver for ArduinoDriver {
             }
         }
         Ok(Snapshot {
-            id: DeviceId::weak(&FamilyId::new("arduino"), format!("{}:{}", self.target.given_as, ota.port())),
+            id: DeviceId::weak(
+                &FamilyId::new("arduino"),
+                format!("{}:{}", self.target.given_as, ota.port()),
+            ),
             versions: Versions::default(),
             uptime: None,
             ota: Ota::Unknown,
             busy: false,
             host_name: None,
-            hardware: Hardware { chip: self.target.chip.clone(), ..Hardware::default() },
+            hardware: Hardware {
+                chip: self.target.chip.clone(),
+                ..Hardware::default()
+            },
             health: Health::default(),
         })
     }

@@ -7,10 +7,10 @@ use model::family::{Answers, Fault, FaultKind, Reach, Reason, Verdict};
 use model::image::Image;
 use model::progress::{Progress, PushPhase};
 use net::{Invited, Outgoing, Site};
-use proto::espota::{
-    CALL_BACK_WAIT, CHUNK_BYTES, Credentials, DEVICE_STALL, Ended, Form, Handshake, HandshakeError, Invitation,
-    MAX_ANSWERS, Replies, STALL_LIMIT, Step, explain,
-};
+use proto::espota::authentication::Form;
+use proto::espota::handshake::{Credentials, Handshake, HandshakeError, MAX_ANSWERS, Step};
+use proto::espota::replies::{self, Ended, Replies, explain};
+use proto::espota::{CALL_BACK_WAIT, CHUNK_BYTES, DEVICE_STALL, Invitation, STALL_LIMIT};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -45,7 +45,11 @@ impl Push<'_> {
         let mut invited = self.open_door().await?;
         self.enter(PushPhase::Inviting)?;
         let udp = self.site.dialer.udp(self.device).await.map_err(|error| {
-            Fault::before_push(FaultKind::Refused, Reason::Local, format!("Inviting the device: {error}."))
+            Fault::before_push(
+                FaultKind::Refused,
+                Reason::Local,
+                format!("Inviting the device: {}.", chain(&error)),
+            )
         })?;
         let stream = self.be_let_in(&udp, &mut invited, memory).await?;
         let result = self.transfer(stream).await;
@@ -66,7 +70,10 @@ impl Push<'_> {
             Fault::before_push(
                 FaultKind::Refused,
                 Reason::Local,
-                format!("Opening the door for the device to connect back: {error}."),
+                format!(
+                    "Opening the door for the device to connect back: {}.",
+                    chain(&error)
+                ),
             )
         })
     }
@@ -142,12 +149,12 @@ impl Push<'_> {
                     }
                     let until = at + CALL_BACK_WAIT;
                     if origin.elapsed() >= until {
-                        return Err(self.no_call_back(invited.port));
+                        return Err(Self::no_call_back(invited.port));
                     }
                     until
                 }
                 // Only `called_back` leads here, and that returns at once.
-                Step::Connected => return Err(self.no_call_back(invited.port)),
+                Step::Connected => return Err(Self::no_call_back(invited.port)),
                 Step::Failed(error) => return Err(self.refused(&error)),
             };
             // Every arm only waits: dropping its future loses neither a datagram nor a connection.
@@ -173,7 +180,7 @@ impl Push<'_> {
         }
     }
 
-    fn no_call_back(&self, port: u16) -> Fault {
+    fn no_call_back(port: u16) -> Fault {
         Fault::before_push(
             FaultKind::Unreachable,
             Reason::NoCallBack,
@@ -236,7 +243,7 @@ impl Push<'_> {
         loop {
             if sending.may_send() {
                 match sending.send(&mut outgoing, self.progress) {
-                    Ok(_) => {}
+                    Ok(()) => {}
                     Err(SendError::Cancelled) => return Err(cancelled(sending.reach())),
                     Err(SendError::Broke(error)) => {
                         let how = format!("the connection broke ({error})");
@@ -244,8 +251,11 @@ impl Push<'_> {
                     }
                 }
             }
-            let interest =
-                if sending.may_send() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            let interest = if sending.may_send() {
+                Interest::READABLE | Interest::WRITABLE
+            } else {
+                Interest::READABLE
+            };
             // Both arms only wait for something to become possible: dropping them loses nothing.
             tokio::select! {
                 ready = outgoing.ready(interest) => {
@@ -258,15 +268,17 @@ impl Push<'_> {
             match sending.read(&mut outgoing) {
                 Ok(Read::Nothing) => {}
                 Ok(Read::Some) => last_life = Instant::now(),
-                Ok(Read::End) => return self.judge(&outgoing, sending, "the device closed the connection"),
+                Ok(Read::End) => return self.judge(&outgoing, &sending, "the device closed the connection"),
                 Err(error) => {
-                    return self.judge(&outgoing, sending, &format!("the connection broke ({error})"));
+                    return self.judge(&outgoing, &sending, &format!("the connection broke ({error})"));
                 }
             }
             match sending.replies.verdict() {
-                proto::espota::Verdict::Pending => {}
-                proto::espota::Verdict::Ok | proto::espota::Verdict::Error(_) => {
-                    return self.read_to_end(&mut outgoing, sending, "the device ended the transfer").await;
+                replies::Verdict::Pending => {}
+                replies::Verdict::Ok | replies::Verdict::Error(_) => {
+                    return self
+                        .read_to_end(&mut outgoing, sending, "the device ended the transfer")
+                        .await;
                 }
             }
             let acked = outgoing.acked();
@@ -278,10 +290,14 @@ impl Push<'_> {
             if self.progress.phase() == PushPhase::Cancelled {
                 return Err(cancelled(sending.reach()));
             }
-            let patience = if sending.n_handed == sending.bytes.len() { VERDICT_WAIT } else { STALL_LIMIT };
+            let patience = if sending.n_handed == sending.bytes.len() {
+                VERDICT_WAIT
+            } else {
+                STALL_LIMIT
+            };
             if last_life.elapsed() >= patience {
                 let how = format!("the device took nothing more for {} s", patience.as_secs());
-                return self.judge(&outgoing, sending, &how);
+                return self.judge(&outgoing, &sending, &how);
             }
         }
     }
@@ -293,7 +309,7 @@ impl Push<'_> {
         mut sending: Sending<'_>,
         how: &str,
     ) -> Result<Verdict, Fault> {
-        let said = sending.replies.verdict() != proto::espota::Verdict::Pending;
+        let said = sending.replies.verdict() != replies::Verdict::Pending;
         let until = Instant::now() + if said { CLOSE_WAIT } else { DEVICE_STALL };
         loop {
             match sending.read(outgoing) {
@@ -308,16 +324,18 @@ impl Push<'_> {
                 }
             }
         }
-        self.judge(outgoing, sending, how)
+        self.judge(outgoing, &sending, how)
     }
 
-    fn judge(&self, outgoing: &Outgoing, sending: Sending<'_>, how: &str) -> Result<Verdict, Fault> {
+    fn judge(&self, outgoing: &Outgoing, sending: &Sending<'_>, how: &str) -> Result<Verdict, Fault> {
         let acked = outgoing.acked();
         self.progress.set_acked_bytes(acked);
         let len = sending.bytes.len() as u64;
         let reach = sending.reach();
         match sending.replies.at_end() {
-            Ended::Ok if reach == Reach::Whole => Ok(Verdict { text: "OK".to_owned() }),
+            Ended::Ok if reach == Reach::Whole => Ok(Verdict {
+                text: "OK".to_owned(),
+            }),
             Ended::Ok => Err(lost(
                 reach,
                 Reason::MidStream,
@@ -349,16 +367,33 @@ fn client_nonces() -> Result<[[u8; 32]; MAX_ANSWERS], Fault> {
     Ok(nonces)
 }
 
-/// An error as a sentence: with a capital letter and a full stop.
-pub(crate) fn sentence(error: &dyn std::fmt::Display) -> String {
-    let text = error.to_string();
+/// An error and its causes as a sentence: with a capital letter and a full stop.
+pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+    let text = chain(error);
     let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
+    letters.next().map_or_else(String::new, |first| {
+        format!("{}{}.", first.to_uppercase(), letters.as_str())
+    })
+}
+
+/// An error and its causes, joined by colons.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 fn cancelled(reach: Reach) -> Fault {
     Fault {
-        kind: if reach == Reach::Nothing { FaultKind::Refused } else { FaultKind::Unsure },
+        kind: if reach == Reach::Nothing {
+            FaultKind::Refused
+        } else {
+            FaultKind::Unsure
+        },
         reason: Reason::Cancelled,
         text: "Cancelled.".to_owned(),
         reach,
@@ -368,7 +403,14 @@ fn cancelled(reach: Reach) -> Fault {
 }
 
 fn lost(reach: Reach, reason: Reason, text: String) -> Fault {
-    Fault { kind: FaultKind::Unsure, reason, text, reach, failed_answers: 0, next_step: None }
+    Fault {
+        kind: FaultKind::Unsure,
+        reason,
+        text,
+        reach,
+        failed_answers: 0,
+        next_step: None,
+    }
 }
 
 fn device_error(reach: Reach, text: &str) -> Fault {
@@ -423,7 +465,9 @@ impl Sending<'_> {
         match self.pace {
             Pace::Pipelined => self.n_released = self.bytes.len(),
             // Any byte back lets the next chunk go: what it says cannot be told (counts are glued and split).
-            Pace::StopAndWait if self.n_handed == self.n_released && (self.n_released == 0 || self.n_replied > 0) => {
+            Pace::StopAndWait
+                if self.n_handed == self.n_released && (self.n_released == 0 || self.n_replied > 0) =>
+            {
                 self.n_replied = 0;
                 self.n_released = (self.n_released + CHUNK_BYTES).min(self.bytes.len());
             }
@@ -439,7 +483,9 @@ impl Sending<'_> {
             let to = if self.n_handed < last_chunk {
                 self.n_released.min(self.n_handed + SLICE_BYTES).min(last_chunk)
             } else {
-                progress.enter(PushPhase::LastByte).map_err(|_| SendError::Cancelled)?;
+                progress
+                    .enter(PushPhase::LastByte)
+                    .map_err(|_| SendError::Cancelled)?;
                 self.n_released
             };
             match outgoing.try_write(&self.bytes[self.n_handed..to]) {

@@ -18,13 +18,20 @@ pub(crate) fn inspect(family: &FamilyId, image: &Image, hint: Option<Versions>) 
     let reading = esp_image::read(image.bytes());
     let refusals: Vec<Refusal> = reading.refusals.iter().map(refusal).collect();
     let info = info(family, image, &reading, hint);
-    if refusals.is_empty() { Inspection::Accepted(info) } else { Inspection::Refused(info, refusals) }
+    if refusals.is_empty() {
+        Inspection::Accepted(info)
+    } else {
+        Inspection::Refused(info, refusals)
+    }
 }
 
 fn info(family: &FamilyId, image: &Image, reading: &Reading, hint: Option<Versions>) -> ImageInfo {
     let header = reading.image.as_ref();
     let descriptor = header.and_then(|header| header.descriptor.as_ref());
-    let is_esp = matches!(reading.kind, Kind::App | Kind::Bootloader | Kind::Merged | Kind::Encrypted);
+    let is_esp = matches!(
+        reading.kind,
+        Kind::App | Kind::Bootloader | Kind::Merged | Kind::Encrypted
+    );
     ImageInfo {
         family: is_esp.then(|| family.clone()),
         kind: reading.kind.name().to_owned(),
@@ -33,8 +40,12 @@ fn info(family: &FamilyId, image: &Image, reading: &Reading, hint: Option<Versio
             .and_then(|descriptor| descriptor.stated_version())
             .map(|version| Versions::one(FIRMWARE, version)),
         hint,
-        project: descriptor.map(|descriptor| descriptor.project.clone()).filter(|project| !project.is_empty()),
-        signature: header.and_then(|header| header.signature).map(|signature| signature.name().to_owned()),
+        project: descriptor
+            .map(|descriptor| descriptor.project.clone())
+            .filter(|project| !project.is_empty()),
+        signature: header
+            .and_then(|header| header.signature)
+            .map(|signature| signature.name().to_owned()),
         len_bytes: image.len_bytes(),
         sha256: image.sha256(),
         warnings: Vec::new(),
@@ -56,22 +67,33 @@ fn refusal(refusal: &esp_image::Refusal) -> Refusal {
 
 /// Why this image may not go to this very device.
 pub(crate) fn accepts(device: &Device, image: &Image) -> Vec<Refusal> {
-    let Some(header) = esp_image::read(image.bytes()).image else { return Vec::new() };
+    let Some(header) = esp_image::read(image.bytes()).image else {
+        return Vec::new();
+    };
     let chip = device.hardware.chip.as_deref().and_then(Chip::parse);
     let slot_bytes = device.slot_bytes.unwrap_or(DEFAULT_SLOT_BYTES);
-    let mut refusals: Vec<Refusal> =
-        header.fits(chip, device.hardware.chip_revision, Some(slot_bytes)).iter().map(refusal).collect();
-    if let (None, Some(too_large)) = (device.slot_bytes, refusals.iter_mut().find(|r| r.rule == "too-large")) {
-        too_large.next_step =
-            "If the device's slots are larger (another partition table), say so with --slot-bytes N.".to_owned();
+    let mut refusals: Vec<Refusal> = header
+        .fits(chip, device.hardware.chip_revision, Some(slot_bytes))
+        .iter()
+        .map(refusal)
+        .collect();
+    if let (None, Some(too_large)) = (
+        device.slot_bytes,
+        refusals.iter_mut().find(|r| r.rule == "too-large"),
+    ) {
+        too_large.next_step = String::from(
+            "If the device's slots are larger (another partition table), say so with --slot-bytes N.",
+        );
     }
     if chip.is_none() {
         refusals.push(Refusal {
             rule: "chip-unknown".to_owned(),
             text: match &device.hardware.chip {
                 Some(chip) => format!("The device says that its chip is a {chip}, which is not known here."),
-                None => "The device does not say which chip it has, so the image cannot be checked against it."
-                    .to_owned(),
+                None => {
+                    "The device does not say which chip it has, so the image cannot be checked against it."
+                        .to_owned()
+                }
             },
             next_step: "Name the chip with --chip, for example --chip esp32c6.".to_owned(),
             overriding: Override::Possible,

@@ -8,9 +8,11 @@ use model::family::{Fault, FaultKind, Reach, Reason, Verdict};
 use model::image::Image;
 use model::progress::Progress;
 use net::Site;
-use net::http::{self, UploadFault};
+use net::http::{self, UploadReason};
 use proto::multipart::Multipart;
 use proto::web_update::{Judgement, judge};
+
+use super::espota::chain;
 
 /// Path that `ArduinoOTA`-era sketches serve (PROTOCOLS.md C).
 const PATH: &str = "/update";
@@ -30,13 +32,23 @@ pub(crate) async fn push(
     image: &Image,
     progress: &Progress,
 ) -> Result<Verdict, Fault> {
-    let local =
-        |text: String| Fault::before_push(FaultKind::Refused, Reason::Local, format!("Preparing the upload: {text}."));
+    let local = |text: String| {
+        Fault::before_push(
+            FaultKind::Refused,
+            Reason::Local,
+            format!("Preparing the upload: {text}."),
+        )
+    };
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| local(error.to_string()))?;
     let boundary = format!("reflash-{}", hex::encode(random));
-    let body = Multipart::one_file(&boundary, FIELD, &plain_name(image.file_name()), "application/octet-stream")
-        .map_err(|error| local(error.to_string()))?;
+    let body = Multipart::one_file(
+        &boundary,
+        FIELD,
+        &plain_name(image.file_name()),
+        "application/octet-stream",
+    )
+    .map_err(|error| local(error.to_string()))?;
     let limits = http::UploadLimits {
         connect: Duration::from_secs(3),
         stall: STALL,
@@ -44,7 +56,10 @@ pub(crate) async fn push(
         total: Duration::from_secs(60 + image.len_bytes() / SLOWEST_BYTES_PER_S),
     };
     let content_type = body.content_type_header();
+    let host = host_header(device);
     let upload = http::Upload {
+        host: &host,
+        headers: &[],
         path: PATH,
         content_type: &content_type,
         head: Bytes::from(body.head),
@@ -57,20 +72,47 @@ pub(crate) async fn push(
     }
 }
 
+/// The `Host` of a request to a device: without the usual port.
+pub(crate) fn host_header(device: SocketAddr) -> String {
+    if device.port() == 80 {
+        device.ip().to_string()
+    } else {
+        device.to_string()
+    }
+}
+
 /// A name that needs no quoting; the device ignores it.
 fn plain_name(file_name: &str) -> String {
-    let plain: String = file_name.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).take(64).collect();
-    if plain.is_empty() { "firmware.bin".to_owned() } else { plain }
+    let plain: String = file_name
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c))
+        .take(64)
+        .collect();
+    if plain.is_empty() {
+        "firmware.bin".to_owned()
+    } else {
+        plain
+    }
 }
 
 fn judged(reach: Reach, status: u16, body: &[u8]) -> Result<Verdict, Fault> {
     match judge(status, body) {
-        Judgement::Success if reach == Reach::Whole => Ok(Verdict { text: "OK".to_owned() }),
-        Judgement::Success => Err(unsure(reach, Reason::MidStream, "The device said OK before it had every byte.")),
+        Judgement::Success if reach == Reach::Whole => Ok(Verdict {
+            text: "OK".to_owned(),
+        }),
+        Judgement::Success => Err(unsure(
+            reach,
+            Reason::MidStream,
+            "The device said OK before it had every byte.",
+        )),
         Judgement::Failure(text) => Err(Fault {
             kind: FaultKind::Refused,
             // `/update` restarts in both cases; an HTTP error comes from a server that never took the image.
-            reason: if (200..300).contains(&status) { Reason::DeviceErrorRestarts } else { Reason::DeviceError },
+            reason: if (200..300).contains(&status) {
+                Reason::DeviceErrorRestarts
+            } else {
+                Reason::DeviceError
+            },
             text: format!("The device answered \"{text}\"."),
             reach,
             failed_answers: 0,
@@ -78,22 +120,37 @@ fn judged(reach: Reach, status: u16, body: &[u8]) -> Result<Verdict, Fault> {
         }),
         Judgement::Unclear(text) => Err(unsure(
             reach,
-            if reach == Reach::Whole { Reason::VerdictLost } else { Reason::MidStream },
+            if reach == Reach::Whole {
+                Reason::VerdictLost
+            } else {
+                Reason::MidStream
+            },
             &format!("The device answered \"{text}\", which says neither yes nor no."),
         )),
     }
 }
 
 fn unsure(reach: Reach, reason: Reason, text: &str) -> Fault {
-    Fault { kind: FaultKind::Unsure, reason, text: text.to_owned(), reach, failed_answers: 0, next_step: None }
+    Fault {
+        kind: FaultKind::Unsure,
+        reason,
+        text: text.to_owned(),
+        reach,
+        failed_answers: 0,
+        next_step: None,
+    }
 }
 
 fn fault(error: &http::UploadError, len_bytes: u64) -> Fault {
     let acked = error.acked_image_bytes;
-    let cause = &error.fault;
-    match (cause, error.reach) {
-        (UploadFault::Cancelled, reach) => Fault {
-            kind: if reach == Reach::Nothing { FaultKind::Refused } else { FaultKind::Unsure },
+    let cause = chain(error);
+    match (&error.reason, error.reach) {
+        (UploadReason::Cancelled, reach) => Fault {
+            kind: if reach == Reach::Nothing {
+                FaultKind::Refused
+            } else {
+                FaultKind::Unsure
+            },
             reason: Reason::Cancelled,
             text: "Cancelled.".to_owned(),
             reach,

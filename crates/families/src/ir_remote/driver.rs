@@ -1,9 +1,9 @@
 //! Talks to one IR Remote Mini.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use model::device::{Hardware, Health, Ota, Snapshot};
 use model::family::{Driver, Fault, FaultKind, Method, Notes, Reason, Target, Undo, Verdict};
 use model::id::{DeviceId, FamilyId};
@@ -16,13 +16,12 @@ use proto::esp_image::Chip;
 
 use super::status::Status;
 use crate::Ways;
-use crate::esp::espota::{Push, endpoint};
+use crate::esp::espota::{Push, chain, endpoint};
 use crate::esp::image::FIRMWARE;
 use crate::esp::{ESPOTA, HTTP, Memory, Pace, web_update};
 
 /// What an answer may cost.
-const LIMITS: Limits =
-    Limits { connect: Duration::from_secs(2), total: Duration::from_secs(5), max_body_bytes: 64 * 1024 };
+const LIMITS: Limits = Limits::USUAL;
 /// How long to wait between a call that changes the OTA flag and reading it back. Guess: the flag is set before the reply.
 const FLAG_READS: u8 = 3;
 
@@ -39,7 +38,13 @@ pub(super) struct IrRemoteDriver {
 impl IrRemoteDriver {
     pub(super) fn new(site: Site, ways: Ways, target: Target) -> Self {
         let memory = Memory::read(&target.notes);
-        Self { site, ways, target, memory, hardware: None }
+        Self {
+            site,
+            ways,
+            target,
+            memory,
+            hardware: None,
+        }
     }
 
     fn web(&self) -> SocketAddr {
@@ -48,13 +53,27 @@ impl IrRemoteDriver {
 
     async fn ask(&self, method: &'static str, path: &'static str) -> Result<Reply, Fault> {
         let web = self.web();
-        http::ask(&self.site.dialer, web, Ask { method, path }, LIMITS).await.map_err(|error| {
-            let (kind, reason) = match &error {
-                AskError::NotHttp { .. } | AskError::TooLong { .. } => (FaultKind::Refused, Reason::NotUnderstood),
-                _ => (FaultKind::Unreachable, Reason::NoAnswer),
-            };
-            Fault::before_push(kind, reason, format!("{method} http://{web}{path}: {error}."))
-        })
+        let host = web_update::host_header(web);
+        let ask = Ask {
+            method,
+            path,
+            content_type: None,
+            body: Bytes::new(),
+            headers: &[],
+        };
+        http::ask(&self.site.dialer, web, &host, ask, LIMITS)
+            .await
+            .map_err(|error| {
+                let (kind, reason) = match &error {
+                    AskError::NotHttp { .. } => (FaultKind::Refused, Reason::NotUnderstood),
+                    _ => (FaultKind::Unreachable, Reason::NoAnswer),
+                };
+                Fault::before_push(
+                    kind,
+                    reason,
+                    format!("{method} http://{web}{path}: {}.", chain(&error)),
+                )
+            })
     }
 
     async fn status(&self, path: &'static str) -> Result<Status, Fault> {
@@ -63,15 +82,21 @@ impl IrRemoteDriver {
         let not_understood =
             |text: String| Fault::before_push(FaultKind::Refused, Reason::NotUnderstood, text);
         if reply.status != 200 {
-            let text = format!("http://{web}{path} answered with status {}: this is not an IR Remote Mini.", reply.status);
+            let text = format!(
+                "http://{web}{path} answered with status {}: this is not an IR Remote Mini.",
+                reply.status
+            );
             return Err(not_understood(text));
         }
         if reply.cut {
             let text = format!("The answer of http://{web}{path} does not end within 64 KiB or breaks off.");
             return Err(not_understood(text));
         }
-        Status::parse(&reply.body)
-            .map_err(|error| not_understood(format!("The answer of http://{web}{path} is not a status: {error}.")))
+        Status::parse(&reply.body).map_err(|error| {
+            not_understood(format!(
+                "The answer of http://{web}{path} is not a status: {error}."
+            ))
+        })
     }
 
     async fn set_ota(&self, path: &'static str) -> Result<(), Fault> {
@@ -89,10 +114,16 @@ impl IrRemoteDriver {
         }
         // Firmware variants without this route are still devices of this family; only their chip is then not known.
         let Ok(status) = self.status("/api/ota/status").await else {
-            return Hardware { model: Some("mini".to_owned()), chip: self.target.chip.clone(), ..Hardware::default() };
+            return Hardware {
+                model: Some("mini".to_owned()),
+                chip: self.target.chip.clone(),
+                ..Hardware::default()
+            };
         };
         let told = status.chip_model.map(|model| {
-            Chip::parse(&model).and_then(|chip| chip.name().map(str::to_owned)).unwrap_or(model)
+            Chip::parse(&model)
+                .and_then(|chip| chip.name().map(str::to_owned))
+                .unwrap_or(model)
         });
         let hardware = Hardware {
             model: Some("mini".to_owned()),
@@ -115,14 +146,22 @@ impl Driver for IrRemoteDriver {
                 self.web(),
                 status.device_type.as_deref().unwrap_or("nothing we know")
             );
-            return Err(Fault::before_push(FaultKind::Refused, Reason::NotUnderstood, text));
+            return Err(Fault::before_push(
+                FaultKind::Refused,
+                Reason::NotUnderstood,
+                text,
+            ));
         }
         let family = FamilyId::new("ir-remote");
         let id = match &status.mac {
             Some(mac) => DeviceId::from_hardware(&family, mac.as_str()),
             None => DeviceId::weak(
                 &family,
-                format!("{}@{}", status.host_name.as_deref().unwrap_or(""), self.target.address),
+                format!(
+                    "{}@{}",
+                    status.host_name.as_deref().unwrap_or(""),
+                    self.target.address
+                ),
             ),
         };
         Ok(Snapshot {
@@ -140,7 +179,10 @@ impl Driver for IrRemoteDriver {
             busy: status.ota_in_progress,
             host_name: status.host_name,
             hardware: self.hardware().await,
-            health: Health { free_heap_bytes: status.free_heap_bytes, signal_dbm: status.signal_dbm },
+            health: Health {
+                free_heap_bytes: status.free_heap_bytes,
+                signal_dbm: status.signal_dbm,
+            },
         })
     }
 

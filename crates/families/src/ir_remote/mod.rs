@@ -46,7 +46,9 @@ pub(crate) fn timing(image_len_bytes: u64) -> Timing {
 /// The version in a name like `ir_remote_v2.0.0.bin` (PROTOCOLS.md E6): the last three numbers joined by dots.
 fn version_in_name(file_name: &str) -> Option<Versions> {
     let stem = file_name.strip_suffix(".bin").unwrap_or(file_name);
-    let start = stem.rfind(|c: char| !(c.is_ascii_digit() || c == '.')).map_or(0, |idx| idx + 1);
+    let start = stem
+        .rfind(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .map_or(0, |idx| idx + 1);
     let version = stem.get(start..)?;
     let parts: Vec<&str> = version.split('.').collect();
     let is_version = parts.len() == 3 && parts.iter().all(|part| !part.is_empty() && part.len() <= 9);
@@ -90,8 +92,10 @@ impl Family for IrRemote {
     }
 
     fn undo(&self, before: &Snapshot) -> Option<Undo> {
-        (before.ota == Ota::Disabled)
-            .then(|| Undo { text: "turn OTA off again".to_owned(), value: serde_json::json!({ "ota": "off" }) })
+        (before.ota == Ota::Disabled).then(|| Undo {
+            text: "turn OTA off again".to_owned(),
+            value: serde_json::json!({ "ota": "off" }),
+        })
     }
 
     fn label(
@@ -105,14 +109,20 @@ impl Family for IrRemote {
     }
 
     fn open(&self, target: Target) -> Box<dyn Driver> {
-        Box::new(driver::IrRemoteDriver::new(self.site.clone(), self.ways.clone(), target))
+        Box::new(driver::IrRemoteDriver::new(
+            self.site.clone(),
+            self.ways.clone(),
+            target,
+        ))
     }
 }
 
 /// What one label says after a push.
 fn label(before: &Snapshot, image: &ImageInfo, record: Option<&Installed>, after: &Snapshot) -> Label {
     let part = |versions: &Versions| versions.part(FIRMWARE).map(str::to_owned);
-    let Some(now) = part(&after.versions) else { return Label::Unreadable };
+    let Some(now) = part(&after.versions) else {
+        return Label::Unreadable;
+    };
     let then = part(&before.versions);
     let moved = then.as_ref() != Some(&now);
     match image.versions.as_ref().and_then(part) {
@@ -185,8 +195,15 @@ mod tests {
             ("1.0", "beta", Relation::Unknown),
             ("beta", "beta", Relation::Same),
         ] {
-            assert_eq!(relate(&versions(installed), &versions(offered)), relation, "{installed} {offered}");
-            assert_eq!(relate(&versions(offered), &versions(installed)), relation.reversed());
+            assert_eq!(
+                relate(&versions(installed), &versions(offered)),
+                relation,
+                "{installed} {offered}"
+            );
+            assert_eq!(
+                relate(&versions(offered), &versions(installed)),
+                relation.reversed()
+            );
         }
     }
 }

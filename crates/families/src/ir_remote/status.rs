@@ -40,11 +40,16 @@ impl Status {
     /// Reads an answer. Unknown keys and values of the wrong type are as absent ones.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, NotAStatus> {
         let value: Value = serde_json::from_slice(body).map_err(|_| NotAStatus::NotJson)?;
-        let Value::Object(object) = value else { return Err(NotAStatus::NotAnObject) };
+        let Value::Object(object) = value else {
+            return Err(NotAStatus::NotAnObject);
+        };
         Ok(Self {
             device_type: text(&object, &["deviceType", "device_type"]).map(|kind| kind.to_lowercase()),
             mac: text(&object, &["macAddress", "mac", "mac_address", "MAC"]).and_then(|mac| normal_mac(&mac)),
-            version: text(&object, &["firmwareVersion", "version", "firmware_version", "fw_version"]),
+            version: text(
+                &object,
+                &["firmwareVersion", "version", "firmware_version", "fw_version"],
+            ),
             host_name: text(&object, &["hostname", "host_name"]),
             uptime: find(&object, &["uptime"]).and_then(uptime),
             ota_enabled: find(&object, &["otaEnabled", "enabled", "ota_enabled"]).and_then(truth),
@@ -69,7 +74,12 @@ fn text(object: &Map<String, Value>, keys: &[&str]) -> Option<String> {
         Value::Number(number) => number.to_string(),
         _ => return None,
     };
-    let printable: String = text.trim().chars().filter(|c| !c.is_control()).take(TEXT_MAX_CHARS).collect();
+    let printable: String = text
+        .trim()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(TEXT_MAX_CHARS)
+        .collect();
     (!printable.is_empty()).then_some(printable)
 }
 
@@ -114,12 +124,18 @@ fn uptime(value: &Value) -> Option<Duration> {
     if n_parts != 3 {
         return None;
     }
-    days.checked_mul(86_400)?.checked_add(seconds).map(Duration::from_secs)
+    days.checked_mul(86_400)?
+        .checked_add(seconds)
+        .map(Duration::from_secs)
 }
 
 /// A MAC address without its separators; none where it is not one, or all zeros.
 fn normal_mac(text: &str) -> Option<String> {
-    let digits: String = text.chars().filter(|c| !matches!(c, ':' | '-')).collect::<String>().to_lowercase();
+    let digits: String = text
+        .chars()
+        .filter(|c| !matches!(c, ':' | '-'))
+        .collect::<String>()
+        .to_lowercase();
     let is_mac = digits.len() == 12 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     (is_mac && digits.bytes().any(|byte| byte != b'0')).then_some(digits)
 }
@@ -147,7 +163,10 @@ mod tests {
             r#"{"deviceType":"mini","chipModel":"ESP32-C6","chipRevision":0,"flashSize":4194304,"rssi":-60,"uptime":4711}"#,
         );
         assert_eq!(long.chip_model.as_deref(), Some("ESP32-C6"));
-        assert_eq!((long.chip_revision, long.flash_bytes, long.signal_dbm), (Some(0), Some(4_194_304), Some(-60)));
+        assert_eq!(
+            (long.chip_revision, long.flash_bytes, long.signal_dbm),
+            (Some(0), Some(4_194_304), Some(-60))
+        );
         assert_eq!(long.uptime, Some(Duration::from_secs(4711)));
     }
 
@@ -167,28 +186,45 @@ mod tests {
         ] {
             assert_eq!(status(json).uptime, Some(Duration::from_secs(seconds)), "{json}");
         }
-        for json in [r#"{"uptime":-1}"#, r#"{"uptime":"soon"}"#, r#"{"uptime":"1:2"}"#, r#"{"uptime":[1]}"#] {
+        for json in [
+            r#"{"uptime":-1}"#,
+            r#"{"uptime":"soon"}"#,
+            r#"{"uptime":"1:2"}"#,
+            r#"{"uptime":[1]}"#,
+        ] {
             assert_eq!(status(json).uptime, None, "{json}");
         }
     }
 
     #[test]
     fn values_of_the_wrong_type_are_as_absent() {
-        let status = status(r#"{"macAddress":7,"otaEnabled":[],"freeHeap":"many","rssi":99999999999,"hostname":{}}"#);
+        let status =
+            status(r#"{"macAddress":7,"otaEnabled":[],"freeHeap":"many","rssi":99999999999,"hostname":{}}"#);
         assert_eq!(status, Status::default());
     }
 
     #[test]
     fn a_mac_address_is_normal_or_none() {
         assert_eq!(normal_mac("A0-B1-C2-D3-E4-F5").as_deref(), Some("a0b1c2d3e4f5"));
-        for bad in ["", "00:00:00:00:00:00", "a0b1c2d3e4", "g0b1c2d3e4f5", "a0b1c2d3e4f5a"] {
+        for bad in [
+            "",
+            "00:00:00:00:00:00",
+            "a0b1c2d3e4",
+            "g0b1c2d3e4f5",
+            "a0b1c2d3e4f5a",
+        ] {
             assert_eq!(normal_mac(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn control_characters_do_not_pass() {
-        assert_eq!(status(r#"{"firmwareVersion":"1.0\u001b[2J\n"}"#).version.as_deref(), Some("1.0[2J"));
+        assert_eq!(
+            status(r#"{"firmwareVersion":"1.0\u001b[2J\n"}"#)
+                .version
+                .as_deref(),
+            Some("1.0[2J")
+        );
     }
 
     #[test]
