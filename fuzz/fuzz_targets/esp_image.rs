@@ -16,7 +16,11 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(!refusal.text.contains(char::is_control) && !refusal.next_step.contains(char::is_control));
     }
     if let Some(image) = reading.image {
-        assert!(image.fits(Some(image.chip), None, Some(image.len_bytes)).is_empty());
+        assert!(
+            image
+                .fits(Some(image.chip), None, Some(image.len_bytes))
+                .is_empty()
+        );
         let revision = u16::from(bytes[0]);
         let _ = image.fits(Chip::parse("esp32c6"), Some(revision), Some(0x14_0000));
     }

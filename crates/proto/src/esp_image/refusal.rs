@@ -238,16 +238,16 @@ impl Refusal {
     pub(super) fn trailing_bytes(end: usize, behind: &[u8]) -> Self {
         let what = match behind.first() {
             Some(first @ (0x00 | 0xFF)) if behind.iter().all(|byte| byte == first) => {
-                format!("bytes of padding (0x{first:02X})")
+                format!("padding (0x{first:02X}) follows")
             }
-            _ => "bytes that are no signature".to_owned(),
+            _ => "what follows is no signature that is known".to_owned(),
         };
+        let len = grouped(end + behind.len());
         Self::new(
             Rule::TrailingBytes,
             format!(
-                "The image ends at byte {}, but {} {what} follow.",
-                grouped(end),
-                grouped(behind.len())
+                "The image ends at byte {}, but the file at {len}: {what}.",
+                grouped(end)
             ),
             &format!(
                 "Export it again from the build; of an image read back from flash keep the first {end} bytes."

@@ -40,6 +40,7 @@ fn read_v2(bytes: &[u8], end: usize, mut digest: Sha256) -> Option<Signature> {
     }
     digest.update(padding);
     let sha256 = digest.finalize();
+    let mut sha384 = None;
     let (mut blocks, mut first, mut digest_ok, mut crc_ok) = (0, None, true, true);
     while blocks < MAX_BLOCKS && sector.first() == Some(&BLOCK_MAGIC) {
         let (block, rest) = sector.split_at_checked(BLOCK_LEN)?;
@@ -49,7 +50,8 @@ fn read_v2(bytes: &[u8], end: usize, mut digest: Sha256) -> Option<Signature> {
                 slice_at(block, 4, 32)? == sha256.as_slice()
             }
             Scheme::EcdsaP384 => {
-                slice_at(block, 4, 48)? == Sha384::digest(bytes.get(..sector_at)?).as_slice()
+                let sha384 = sha384.get_or_insert_with(|| Sha384::digest(&bytes[..sector_at]));
+                slice_at(block, 4, 48)? == sha384.as_slice()
             }
         };
         crc_ok &= u32_at(block, BLOCK_CRC_AT)? == crc32fast::hash(block.get(..BLOCK_CRC_AT)?);

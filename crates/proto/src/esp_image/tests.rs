@@ -600,7 +600,9 @@ fn trailing_bytes_are_refused() {
     }
     let reading = read(&[sound.as_slice(), &[0xFF; 100]].concat());
     assert!(
-        reading.refusals[0].text.contains("100 bytes of padding (0xFF)"),
+        reading.refusals[0]
+            .text
+            .ends_with("byte 432, but the file at 532: padding (0xFF) follows."),
         "{}",
         reading.refusals[0]
     );
@@ -931,6 +933,17 @@ fn bootloaders_are_named() {
 }
 
 #[test]
+fn bootloader_that_says_so_is_named_even_if_cut_off_or_for_an_unknown_chip() {
+    let cut_off = &bootloader(13, 0x4080_0000, true)[..400];
+    check(cut_off, Kind::Bootloader, &[Rule::Bootloader, Rule::Truncated]);
+    check(
+        &bootloader(99, 0x4080_0000, true),
+        Kind::Bootloader,
+        &[Rule::Bootloader, Rule::UnknownChip],
+    );
+}
+
+#[test]
 fn application_without_descriptor_is_refused_as_such() {
     let places = [
         (0, 0x3F40_0020),
@@ -978,11 +991,17 @@ fn merged_images_are_named() {
 
 #[test]
 fn application_that_holds_a_partition_table_is_no_merged_image() {
-    let mut build = Build::app(13);
-    build.segments[1].1.resize(0x2_0000, 0);
-    let at = 0x8000 - 328;
-    build.segments[1].1[at..at + 0xC00].copy_from_slice(&partition_table());
-    check(&build.bytes(), Kind::App, &[]);
+    for (first, rules) in [
+        (descriptor(b"1", b"p"), &[][..]),
+        (vec![0; 256], &[Rule::NoAppDescriptor]),
+    ] {
+        let mut second = vec![0; 0x2_0000];
+        let at = 0x8000 - 296;
+        second[at..at + 0xC00].copy_from_slice(&partition_table());
+        let bytes = Build::of(13, vec![(0x4200_0020, first), (0x4201_0128, second)]).bytes();
+        assert_eq!(bytes[0x8000..0x8002], [0xAA, 0x50]);
+        check(&bytes, Kind::App, rules);
+    }
 }
 
 // ---- any bytes at all ----
