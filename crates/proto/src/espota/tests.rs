@@ -750,6 +750,13 @@ fn refusal_of_an_outrun_answer_says_nothing_about_the_password() {
     assert!(matches!(handshake.next(ms(1500)), Step::Send(_)));
     handshake.received(&auth(3, 64), ms(1501));
     answer_now(&mut handshake, ms(1501), Form::Pbkdf2Sha256);
+    // The second one was not outrun.
+    handshake.received(b"Authentication Failed", ms(1502));
+    assert_eq!(
+        handshake.next(ms(1502)),
+        Step::Failed(HandshakeError::WrongPassword { n_answers: 2 })
+    );
+    assert_eq!((handshake.n_answers(), handshake.n_refused_answers()), (2, 1));
 }
 
 #[test]
