@@ -33,19 +33,29 @@ pub enum Standing {
 
 /// Judges an image against the record and what the device shows now.
 ///
-/// The digest decides as long as the label has not changed since the record; only without a recorded digest do labels say
-/// "already current". A downgrade is told by the labels alone.
+/// The digest decides as long as the label has not changed since the record; only without a record do labels say "already
+/// current". A record without a digest is one of an unproven push: a label that has moved since then is believed, one that
+/// has not says nothing. A downgrade is told by the labels alone.
 pub fn standing(
     record: Option<&Installed>,
     seen: &Versions,
     image: &ImageInfo,
     by_label: Relation,
 ) -> Standing {
-    let recorded = record.and_then(|record| record.digest.map(|digest| (digest, &record.label)));
-    match recorded {
-        Some((digest, label)) if digest == image.sha256 && label == seen => return Standing::AlreadyCurrent,
-        None if by_label == Relation::Same && image.versions.is_some() => return Standing::AlreadyCurrent,
-        Some(_) | None => {}
+    let equal_label = by_label == Relation::Same && image.versions.is_some();
+    let current = match record {
+        None => equal_label,
+        Some(Installed {
+            digest: None, label, ..
+        }) => equal_label && label != seen,
+        Some(Installed {
+            digest: Some(digest),
+            label,
+            ..
+        }) => *digest == image.sha256 && label == seen,
+    };
+    if current {
+        return Standing::AlreadyCurrent;
     }
     match by_label {
         Relation::Older => Standing::Downgrade,
@@ -173,6 +183,22 @@ mod tests {
             &image(b"new", Some("1.0")),
             Relation::Same,
             Standing::AlreadyCurrent,
+        );
+    }
+
+    /// The last push of an image with an unmoving label was not proven: its label says nothing, so it may be pushed again.
+    #[test]
+    fn after_an_unproven_push_a_label_that_has_not_moved_is_not_already_current() {
+        let unproven = Installed {
+            digest: None,
+            ..record(b"", "1.0")
+        };
+        check(
+            Some(&unproven),
+            "1.0",
+            &image(b"new", Some("1.0")),
+            Relation::Same,
+            Standing::Wanted,
         );
     }
 }
