@@ -118,6 +118,7 @@ fn resume(mut job: Job, now: Now) -> (Job, Act) {
                 reach: Reach::Whole,
                 failed_answers: 0,
             };
+            job.bytes_left = true;
             job.phase = Phase::Watching {
                 end: End::Lost(fault),
                 since: now,

@@ -1173,6 +1173,21 @@ fn what_is_not_proven_takes_the_old_digest_off_the_record() {
 }
 
 #[test]
+fn killed_while_sending_and_not_proven_takes_the_old_digest_off_the_record() {
+    let mut order = order();
+    order.record = Some(Installed {
+        digest: Some(Sha256::of(b"old")),
+        label: versions(OLD),
+        label_moves: false,
+    });
+    let mut bench = Bench::of(order);
+    bench.until_pushing().kill();
+    bench.wait(15).restart(OLD).wait(2).look(Label::Unmoved).restore();
+    bench.assert_ended(Ending::Unverified, Some("verdict lost"));
+    assert_eq!(bench.job.record_after().unwrap().digest, None);
+}
+
+#[test]
 fn kept_old_leaves_the_record_as_it_is() {
     let mut bench = Bench::new();
     bench.until_pushing().push(verdict_lost());
