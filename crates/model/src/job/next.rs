@@ -357,7 +357,8 @@ fn watched(
         (_, Away::Restarted) => Duration::ZERO,
         (End::Rejected(fault), _) if fault.reason == Reason::DeviceErrorRestarts => timing.gone_within,
         (End::Rejected(_), _) => Duration::ZERO,
-        (End::Lost(fault), _) if fault.reason == Reason::VerdictLost => timing.gone_within,
+        // All of it may have arrived: the restart may still come.
+        (End::Lost(fault), _) if fault.reach == Reach::Whole => timing.gone_within.max(timing.quiet),
         (End::Lost(_), _) => timing.quiet,
         (End::Accepted(_), _) => timing.gone_within,
     };

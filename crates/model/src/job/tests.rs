@@ -1012,6 +1012,16 @@ fn killed_while_sending_the_old_seen_without_a_restart_is_kept_old_and_not_pushe
 }
 
 #[test]
+fn killed_while_sending_the_restart_is_waited_for_as_after_a_lost_verdict() {
+    let mut bench = Bench::new();
+    bench.until_pushing().kill();
+    bench.wait(29).look(Label::Unmoved).assert_watching();
+    bench.wait(1).restart(NEW).wait(2).look(Label::Target);
+    bench.wait(10).look(Label::Target).restore();
+    bench.assert_ended(Ending::Updated, None);
+}
+
+#[test]
 fn killed_while_sending_silence_is_unverified() {
     let mut bench = Bench::new();
     bench.until_pushing().kill();
