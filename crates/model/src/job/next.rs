@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Act, Job, Look, Phase, Proof, Seen, label_of};
+use super::{Act, Job, Look, Phase, Proof, Seen};
 use crate::device::{Ota, Snapshot};
 use crate::family::{Fault, FaultKind, Label, Reach, Reason, Undo, Verdict};
 use crate::id::{DeviceId, Strength};
@@ -238,9 +238,12 @@ fn prepared(mut job: Job, result: Result<Snapshot, Fault>, now: Now) -> (Job, Ac
     }
     let before = job.evidence.before.as_ref();
     let weak = job.order.device.strength == Strength::Weak;
-    if weak && label_of(before) != Some(&snapshot.versions) {
-        let text =
-            "The device tells no identity of its own, and its version is not what it was a moment ago.";
+    let as_before = |before: &Look| {
+        before.snapshot.versions == snapshot.versions
+            && before.snapshot.hardware.model == snapshot.hardware.model
+    };
+    if weak && !before.is_some_and(as_before) {
+        let text = "The device tells no identity of its own, and its model or version is not what it was a moment ago.";
         return give_up(
             job,
             Outcome::because(

@@ -468,6 +468,16 @@ fn a_weak_identity_whose_versions_differ_from_the_last_poll_is_refused() {
 }
 
 #[test]
+fn a_weak_identity_whose_controller_type_differs_from_the_last_poll_is_refused() {
+    let mut bench = Bench::of(weak_order());
+    bench.check_with(wanted()).see(Seen::Committed);
+    let mut snapshot = bench.snapshot();
+    snapshot.hardware.model = Some("C6M".to_owned());
+    bench.see(Seen::Prepared(Ok(snapshot))).restore();
+    bench.assert_ended(Ending::Refused, Some("identity"));
+}
+
+#[test]
 fn a_hardware_identity_may_show_another_version_than_at_the_last_poll() {
     let mut bench = Bench::new();
     bench.check_with(wanted()).see(Seen::Committed);
