@@ -788,6 +788,36 @@ fn before_the_second_push_the_identity_is_read_again() {
     assert_eq!((&bench.act, bench.job.n_pushes), (&Act::Finish, 1));
 }
 
+#[test]
+fn a_second_push_that_does_not_begin_is_kept_old_for_bytes_had_gone_out() {
+    let mut bench = after_one_death();
+    bench.see(Seen::Prepared(Err(silent()))).restore();
+    bench.assert_ended(Ending::KeptOld, Some("no answer"));
+
+    let mut bench = after_one_death();
+    bench.id = stranger();
+    bench.prepare().restore();
+    bench.assert_ended(Ending::KeptOld, Some("identity"));
+
+    let mut bench = after_one_death();
+    let no = fault(FaultKind::Refused, Reason::WrongPassword, Reach::Nothing);
+    bench.prepare().see(Seen::Committed).push(Err(no)).restore();
+    bench.assert_ended(Ending::KeptOld, Some("wrong password"));
+
+    let mut bench = after_one_death();
+    bench.kill().restore();
+    bench.assert_ended(Ending::KeptOld, Some("interrupted"));
+}
+
+#[test]
+fn a_cancel_before_the_second_push_does_not_say_that_no_byte_was_sent() {
+    let mut bench = after_one_death();
+    bench.see(Seen::Cancel).restore();
+    bench.assert_ended(Ending::Cancelled, Some("cancelled"));
+    let text = &bench.job.outcome().unwrap().text;
+    assert!(text.contains("broke off"), "{text}");
+}
+
 // --no-verify.
 
 #[test]
