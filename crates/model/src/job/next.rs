@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Act, Job, Look, Phase, Proof, Seen, label_of};
+use super::{Act, Job, Look, Phase, Proof, Seen};
 use crate::device::{Ota, Snapshot};
 use crate::family::{Fault, FaultKind, Label, Reach, Reason, Undo, Verdict};
 use crate::id::{DeviceId, Strength};
@@ -30,7 +30,7 @@ pub fn next(mut job: Job, seen: Seen, now: Now) -> (Job, Act) {
         job.cancelled = true;
         return match job.phase {
             Phase::Looking { .. } | Phase::CommittingUndo | Phase::Preparing | Phase::CommittingIntent => {
-                give_up(job, cancelled())
+                not_begun(job, cancelled())
             }
             // The driver is told through `Progress`; later phases have nothing left to stop.
             _ => wait(job),
@@ -108,7 +108,7 @@ fn wait(job: Job) -> (Job, Act) {
 /// Takes over from a process that is gone. Rule 2: whatever was under way, the device is looked at before it is touched.
 fn resume(mut job: Job, now: Now) -> (Job, Act) {
     match job.phase {
-        Phase::Looking { .. } | Phase::CommittingUndo | Phase::Preparing => give_up(job, interrupted()),
+        Phase::Looking { .. } | Phase::CommittingUndo | Phase::Preparing => not_begun(job, interrupted()),
         // The intent may have been followed by bytes: what became of them, only the device knows.
         Phase::CommittingIntent | Phase::Pushing => {
             let fault = Fault {
@@ -119,6 +119,7 @@ fn resume(mut job: Job, now: Now) -> (Job, Act) {
                 failed_answers: 0,
                 next_step: None,
             };
+            job.bytes_left = true;
             job.phase = Phase::Watching {
                 end: End::Lost(fault),
                 since: now,
@@ -147,6 +148,28 @@ fn cancelled() -> Outcome {
         "Cancelled before the first byte; the device runs what it ran before.",
         "Push again when you like.",
     )
+}
+
+/// Ends a job whose push did not begin.
+///
+/// Before a second push bytes had gone out already, and the old version was seen since: that is what its end must say.
+fn not_begun(job: Job, outcome: Outcome) -> (Job, Act) {
+    if !job.bytes_left {
+        return give_up(job, outcome);
+    }
+    let reason = outcome.reason.unwrap_or_default();
+    let text = format!(
+        "A first transfer broke off, and the device was seen to run what it ran before. \
+         A second one did not begin: {reason}."
+    );
+    let ending = match outcome.ending {
+        Ending::Cancelled if job.cancelled => Ending::Cancelled,
+        _ => Ending::KeptOld,
+    };
+    let next_step = outcome
+        .next_step
+        .unwrap_or_else(|| "Push again when you like.".to_owned());
+    give_up(job, Outcome::because(ending, reason, text, next_step))
 }
 
 /// Puts back what was changed, then ends.
@@ -230,18 +253,21 @@ fn other_device(seen: &DeviceId) -> Outcome {
 fn prepared(mut job: Job, result: Result<Snapshot, Fault>, now: Now) -> (Job, Act) {
     let snapshot = match result {
         Ok(snapshot) => snapshot,
-        Err(fault) => return give_up(job, before_first_byte(&fault)),
+        Err(fault) => return not_begun(job, before_first_byte(&fault)),
     };
     // Rule 4: the identity is read once more just before the push.
     if snapshot.id != job.order.device {
-        return give_up(job, other_device(&snapshot.id));
+        return not_begun(job, other_device(&snapshot.id));
     }
     let before = job.evidence.before.as_ref();
     let weak = job.order.device.strength == Strength::Weak;
-    if weak && label_of(before) != Some(&snapshot.versions) {
-        let text =
-            "The device tells no identity of its own, and its version is not what it was a moment ago.";
-        return give_up(
+    let as_before = |before: &Look| {
+        before.snapshot.versions == snapshot.versions
+            && before.snapshot.hardware.model == snapshot.hardware.model
+    };
+    if weak && !before.is_some_and(as_before) {
+        let text = "The device tells no identity of its own, and its model or version is not what it was a moment ago.";
+        return not_begun(
             job,
             Outcome::because(
                 Ending::Refused,
@@ -257,7 +283,7 @@ fn prepared(mut job: Job, result: Result<Snapshot, Fault>, now: Now) -> (Job, Ac
             Reason::OtaOff,
             "The device was told to take updates, and still says that it does not.",
         );
-        return give_up(job, before_first_byte(&fault));
+        return not_begun(job, before_first_byte(&fault));
     }
     job.evidence.before = Some(Look { snapshot, at: now });
     // Rule 1, second half: intent and number are durable before the first byte.
@@ -273,7 +299,7 @@ fn pushed(mut job: Job, result: Result<Verdict, Fault>, took: Duration, now: Now
             job.evidence.verdict = Some(verdict.text.clone());
             End::Accepted(verdict)
         }
-        Err(fault) if fault.reach == Reach::Nothing => return give_up(job, before_first_byte(&fault)),
+        Err(fault) if fault.reach == Reach::Nothing => return not_begun(job, before_first_byte(&fault)),
         Err(fault) if fault.kind == FaultKind::Refused && fault.reason != Reason::Cancelled => {
             job.evidence.verdict = Some(fault.text.clone());
             End::Rejected(fault)
@@ -357,7 +383,8 @@ fn watched(
         (_, Away::Restarted) => Duration::ZERO,
         (End::Rejected(fault), _) if fault.reason == Reason::DeviceErrorRestarts => timing.gone_within,
         (End::Rejected(_), _) => Duration::ZERO,
-        (End::Lost(fault), _) if fault.reason == Reason::VerdictLost => timing.gone_within,
+        // All of it may have arrived: the restart may still come.
+        (End::Lost(fault), _) if fault.reach == Reach::Whole => timing.gone_within.max(timing.quiet),
         (End::Lost(_), _) => timing.quiet,
         (End::Accepted(_), _) => timing.gone_within,
     };
