@@ -357,6 +357,7 @@ mod tests {
             text: "What happened.".to_owned(),
             reach,
             failed_answers: 0,
+            next_step: None,
         }
     }
 
