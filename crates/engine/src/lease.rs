@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use model::id::DeviceId;
 pub use store::LeaseError;
-use store::{LeaseGrant, process_is_alive};
+use store::process_is_alive;
 
 use crate::Engine;
 
@@ -14,8 +14,13 @@ pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(10);
 pub struct Lease {
     pub(crate) device: DeviceId,
     pub(crate) epoch: i64,
-    /// How long the device must be left alone first: its former holder may have died in the middle of a push (rule 5).
-    pub quiet: bool,
+}
+
+impl Lease {
+    /// Its number: whatever is written under an older one is refused (rule 7).
+    pub fn epoch(&self) -> i64 {
+        self.epoch
+    }
 }
 
 impl Engine {
@@ -25,11 +30,9 @@ impl Engine {
             .store
             .acquire_lease(device, &self.holder, self.clock.now().wall_ms, process_is_alive)
             .await?;
-        let quiet = !matches!(grant, LeaseGrant::Fresh { .. });
         Ok(Lease {
             device: device.clone(),
             epoch: grant.epoch(),
-            quiet,
         })
     }
 

@@ -20,7 +20,8 @@ pub struct Permits {
 }
 
 impl Permits {
-    fn covers(&self, refusal: &Refusal) -> bool {
+    /// Whether its owner overrides this refusal.
+    pub fn covers(&self, refusal: &Refusal) -> bool {
         refusal.overriding == Override::Possible
             && self
                 .allow

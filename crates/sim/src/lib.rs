@@ -6,6 +6,7 @@
 
 mod address;
 mod events;
+pub mod firmware;
 pub mod ir_remote;
 
 pub use address::{Mac, nth_address};
