@@ -968,6 +968,7 @@ async fn a_device_can_die_and_revive_while_it_runs() {
             .unwrap()
             .starts_with("HTTP/1.1 200 ")
     );
+    host.hears_nothing().await;
     // What was sent to a dead device reached nobody: no handshake is open, this invitation is the first.
     host.nonce(&image(13)).await;
     assert_eq!(device.counters().invitations, 1);
@@ -981,6 +982,7 @@ async fn an_invitation_during_a_restart_reaches_nobody() {
     let host = Host::open(&device).await;
     host.send(&host.invitation(&image(13))).await;
     wait(&events, &device, EventKind::Up).await;
+    host.hears_nothing().await;
     host.nonce(&image(13)).await;
     assert_eq!(device.counters().invitations, 1);
 }
