@@ -146,9 +146,20 @@ async fn the_answer_may_come_from_another_port() {
     let (device, _events) = device(&[]).await;
     let host = Host::open(&device).await;
     let nonce = host.nonce(&image(13)).await;
-    let other = host.another_socket().await;
+    let other = host.socket_at(Ipv4Addr::LOCALHOST).await;
     assert_eq!(other.authenticate(&nonce, PASSWORD, false).await, "OK");
     assert_eq!(push(host.accept().await, &image(13)).await, "432OK");
+}
+
+#[tokio::test]
+async fn the_call_back_goes_to_the_source_of_the_last_packet() {
+    let (device, _events) = device(&[]).await;
+    let host = Host::open(&device).await;
+    let nonce = host.nonce(&image(13)).await;
+    let stranger = host.socket_at(Ipv4Addr::new(127, 0, 0, 2)).await;
+    assert_eq!(stranger.authenticate(&nonce, PASSWORD, false).await, "OK");
+    assert!(!host.is_called_back(Duration::from_millis(300)).await);
+    assert_eq!((device.counters().strangers, device.counters().connected), (1, 0));
 }
 
 // ---- The state of the OTA port
@@ -939,6 +950,61 @@ async fn nonsense_comes_in_place_of_the_status() {
     }
     let (device, _events) = device(&["nonsense-status=endless"]).await;
     assert!(client::at_least(&device, "/api/status", 1 << 20).await);
+}
+
+#[tokio::test]
+async fn a_device_can_die_and_revive_while_it_runs() {
+    let (device, events) = device(&[]).await;
+    device.set_faults(vec![Fault::Dead]);
+    wait(&events, &device, EventKind::Fault).await;
+    let host = Host::open(&device).await;
+    host.send(&host.invitation(&image(13))).await;
+    host.hears_nothing().await;
+    device.set_faults(vec![]);
+    wait(&events, &device, EventKind::Up).await;
+    assert!(
+        http(&device, "GET", "/api/status")
+            .await
+            .unwrap()
+            .starts_with("HTTP/1.1 200 ")
+    );
+    host.hears_nothing().await;
+    // What was sent to a dead device reached nobody: no handshake is open, this invitation is the first.
+    host.nonce(&image(13)).await;
+    assert_eq!(device.counters().invitations, 1);
+}
+
+#[tokio::test]
+async fn an_invitation_during_a_restart_reaches_nobody() {
+    let (device, events) = device(&[]).await;
+    device.power_cycle();
+    wait(&events, &device, EventKind::Rebooting).await;
+    let host = Host::open(&device).await;
+    host.send(&host.invitation(&image(13))).await;
+    wait(&events, &device, EventKind::Up).await;
+    host.hears_nothing().await;
+    host.nonce(&image(13)).await;
+    assert_eq!(device.counters().invitations, 1);
+}
+
+#[tokio::test]
+async fn reports_can_lie_about_chip_id_and_uptime() {
+    let faults = config(&["duplicate-chip-id", "uptime-frozen"]);
+    let events = EventSink::new();
+    for device in ir_remote::start_many(faults, 2, events.clone()).await.unwrap() {
+        device.power_cycle();
+        wait(&events, &device, EventKind::Up).await;
+        let status = http(&device, "GET", "/api/status").await.unwrap();
+        assert!(status.contains(r#""chipId":"d3c2b1a0""#), "{status}");
+        assert!(status.contains(r#""uptime":"4711s""#), "{status}");
+    }
+    let honest = ir_remote::start_many(config(&[]), 2, events).await.unwrap();
+    let mut ids = HashSet::new();
+    for device in &honest {
+        let status = http(device, "GET", "/api/status").await.unwrap();
+        ids.insert(status.split_once(r#""chipId":"#).unwrap().1[..10].to_owned());
+    }
+    assert_eq!(ids.len(), 2);
 }
 
 // ---- Many

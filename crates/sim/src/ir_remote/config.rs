@@ -170,6 +170,9 @@ pub struct Config {
     pub rate_bytes_per_s: Option<u32>,
     /// From a restart to the first answer.
     pub boot: Duration,
+    /// Silence of the host after which a receiving device sends its last count again, or drops a host that never said
+    /// anything; a stalled connection lasts four times as long.
+    pub idle: Duration,
     /// Uptime at the start, seconds.
     pub uptime_s: u32,
     /// Size of the second application slot, bytes.
@@ -203,6 +206,8 @@ impl Config {
             version_after: None,
             rate_bytes_per_s: None,
             boot: Duration::from_secs(3),
+            // PROTOCOLS.md B1a: 1.07 s, 4.3 s in all.
+            idle: Duration::from_millis(1070),
             uptime_s: 4711,
             slot_bytes: 0x14_0000,
             flash_bytes: 4_194_304,

@@ -124,6 +124,9 @@ impl Device {
     }
 
     /// Replaces all faults, and counts datagrams for `drop-udp` and `drop-answer` from here.
+    ///
+    /// What concerns starting (`ota-off`, `no-status-api`) shows from the next restart on, what concerns an image from the
+    /// next image on.
     pub fn set_faults(&self, faults: Vec<Fault>) {
         self.shared.set_faults(faults);
     }

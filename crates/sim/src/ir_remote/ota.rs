@@ -29,12 +29,8 @@ use crate::EventKind;
 pub(super) const DATAGRAM_MAX_LEN: usize = 2048;
 /// One try to connect back (PROTOCOLS.md B1).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Silence of the host after which the last count is sent again, or the first byte missed (PROTOCOLS.md B1a: 1.07 s, 4.3 s in all).
-const IDLE: Duration = Duration::from_millis(1070);
 /// How often the last count is sent again (PROTOCOLS.md B1).
 const N_RESENDS: u8 = 3;
-/// How long a stalled device keeps its connection (PROTOCOLS.md B1a).
-const STALL: Duration = Duration::from_millis(4300);
 /// How long an acknowledgement waits for an undrained socket (PROTOCOLS.md B1a).
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// From OK to the restart (PROTOCOLS.md B1).
@@ -45,7 +41,7 @@ const READ_MAX_LEN: usize = 1460;
 pub(super) const WINDOW: usize = 5744;
 /// Largest segment of the real device, bytes (lwIP's `TCP_MSS` on an ESP32).
 pub(super) const SEGMENT: u32 = 1436;
-/// How long `glued-acks` holds acknowledgements back. A matter of taste, but far below [`IDLE`].
+/// How long `glued-acks` holds acknowledgements back. A matter of taste, but far below [`Config::idle`](super::Config::idle).
 const GLUE: Duration = Duration::from_millis(50);
 /// Pause between the letters of a split OK. A matter of taste: long enough to arrive as two reads.
 const SPLIT: Duration = Duration::from_millis(20);
@@ -411,7 +407,11 @@ impl Link<'_> {
             if let (Some(trouble), Some(0)) = (&trouble, n_before) {
                 return self.strike(trouble).await;
             }
-            let waiting = if self.held.is_empty() { IDLE } else { GLUE };
+            let waiting = if self.held.is_empty() {
+                device.config.idle
+            } else {
+                GLUE
+            };
             match timeout(waiting, self.stream.ready(Interest::READABLE)).await {
                 Ok(Ok(ready)) if ready.is_read_closed() => return Stop::Text(error::ABORTED.to_owned()),
                 Ok(Ok(_)) => {}
@@ -486,12 +486,12 @@ impl Link<'_> {
         match trouble.fault {
             Fault::RebootAt(_) => Stop::PowerLoss,
             Fault::StallAt(_) | Fault::StallOnceAt(_) => {
-                sleep(STALL).await;
+                sleep(self.device.config.idle * (u32::from(N_RESENDS) + 1)).await;
                 Stop::Silent
             }
             Fault::EarlyError(_) => {
                 // The host's next bytes are here and stay unread.
-                let _more = timeout(IDLE, self.stream.readable()).await;
+                let _more = timeout(self.device.config.idle, self.stream.readable()).await;
                 Stop::Text(error::FLASH_WRITE.to_owned())
             }
             _ => {

@@ -148,9 +148,9 @@ impl Host {
         }
     }
 
-    /// The same host with another source port and no listener.
-    pub(crate) async fn another_socket(&self) -> Self {
-        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    /// Another source, without a listener, that talks to the same device.
+    pub(crate) async fn socket_at(&self, ip: Ipv4Addr) -> Self {
+        let udp = UdpSocket::bind((ip, 0)).await.unwrap();
         Self {
             udp,
             listener: None,
