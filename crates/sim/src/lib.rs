@@ -5,6 +5,7 @@
 
 mod address;
 mod events;
+pub mod komfovent;
 
 pub use address::{Mac, nth_address};
 pub use events::{Event, EventKind, EventSink};
