@@ -30,10 +30,12 @@ pub use firmware::{Controller, Panel};
 pub use pages::Language;
 pub use registers::Registers;
 
-use crate::{EventKind, EventSink};
+use crate::{EventKind, EventSink, nth_address};
 
 /// Longest user name, bytes (`maxlength` on the real login page).
 const USERNAME_MAX_LEN: usize = 7;
+/// How often free ports are looked for that are free at the next addresses as well.
+const N_PORT_TRIES: u32 = 20;
 
 /// What a simulated unit is to be.
 #[derive(Clone, Debug)]
@@ -50,8 +52,8 @@ pub struct Config {
     pub username: String,
     /// Password to log in with.
     pub password: String,
-    /// Serial number; also names the unit in events.
-    pub serial: String,
+    /// Serial number; also names the unit in events. `None` = `S` and the last three bytes of the address in hex.
+    pub serial: Option<String>,
     /// Bytes a second at which the unit reads.
     pub rate_bytes_per_s: u32,
     /// How long the unit is silent while it flashes.
@@ -66,7 +68,6 @@ impl Config {
     /// A C6 1.3.44.70 with a panel P1 1.1.5.46 on free ports of `bind`, user and password `user`, with a real unit's
     /// timing: 19,000 bytes/s and 1.7 s of silence (capture of an upload), 90 s of restart ("1–2 minutes", vendor).
     pub fn new(bind: Ipv4Addr) -> Self {
-        let [_, b, c, d] = bind.octets();
         Self {
             bind,
             http_port: 0,
@@ -74,7 +75,7 @@ impl Config {
             registers: Registers::synthesize(USUAL_CONTROLLER, Some(USUAL_PANEL)),
             username: "user".into(),
             password: "user".into(),
-            serial: format!("S{b:02X}{c:02X}{d:02X}"),
+            serial: None,
             rate_bytes_per_s: 19_000,
             silence: Duration::from_millis(1700),
             restart: Duration::from_secs(90),
@@ -138,7 +139,7 @@ pub struct Device {
 impl Device {
     /// The address it listens on.
     pub fn ip(&self) -> Ipv4Addr {
-        self.unit.config.bind
+        self.unit.ip
     }
 
     /// Port of its web server.
@@ -153,7 +154,7 @@ impl Device {
 
     /// Its serial number, which names it in events.
     pub fn serial(&self) -> &str {
-        &self.unit.config.serial
+        &self.unit.serial
     }
 
     /// What happened so far.
@@ -164,6 +165,11 @@ impl Device {
     /// What it runs at the moment; while it restarts, what it ran before.
     pub fn running(&self) -> Running {
         self.unit.running()
+    }
+
+    /// Switches it off and on; wakes one that never returned.
+    pub fn power_cycle(&self) {
+        self.unit.restart.notify_one();
     }
 
     /// Replaces its faults; `cut-once-at` and `session-taken` start afresh.
@@ -180,6 +186,24 @@ impl Device {
 /// # Panics
 /// Outside of a tokio runtime.
 pub fn start(config: Config, events: EventSink) -> Result<Device> {
+    start_many(config, 1, events)?
+        .pop()
+        .context("no unit was started")
+}
+
+/// Starts `count` units: the first on `config.bind` itself, the next ones on the following addresses, all on the same
+/// ports. A serial number in `config` is the first one's, the n-th after it has `-n` added.
+///
+/// # Errors
+/// When a port is taken, there are not so many addresses, or the configuration is none that a unit could have.
+///
+/// # Panics
+/// Outside of a tokio runtime.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "parallel to `start` and to the other family"
+)]
+pub fn start_many(config: Config, count: usize, events: EventSink) -> Result<Vec<Device>> {
     ensure!(
         (1..=USERNAME_MAX_LEN).contains(&config.username.len()),
         "the user name has 1 to 7 characters: {:?}",
@@ -189,24 +213,68 @@ pub fn start(config: Config, events: EventSink) -> Result<Device> {
         config.rate_bytes_per_s > 0,
         "a unit that reads 0 bytes a second never answers"
     );
-    let http = Door::reserve(config.bind, config.http_port).context("reserving the HTTP port")?;
-    let modbus = Door::reserve(config.bind, config.modbus_port).context("reserving the Modbus port")?;
-    let (http_port, modbus_port) = (http.port(), modbus.port());
-    let unit = Arc::new(Unit::new(config, events));
-    let listeners = open(&http, &modbus)?;
+    let has_free_port = config.http_port == 0 || config.modbus_port == 0;
+    let mut n_tries = if has_free_port { N_PORT_TRIES } else { 1 };
+    let doors = loop {
+        n_tries -= 1;
+        match reserve_all(&config, count) {
+            Ok(doors) => break doors,
+            Err(error) if n_tries == 0 => return Err(error),
+            Err(_) => {}
+        }
+    };
+    let mut devices = Vec::with_capacity(count);
+    for (idx, doors) in doors.into_iter().enumerate() {
+        let ip = nth_address(config.bind, idx)?;
+        let serial = match &config.serial {
+            Some(serial) if idx == 0 => serial.clone(),
+            Some(serial) => format!("{serial}-{idx}"),
+            None => {
+                let [_, b, c, d] = ip.octets();
+                format!("S{b:02X}{c:02X}{d:02X}")
+            }
+        };
+        let unit = Arc::new(Unit::new(config.clone(), ip, serial, events.clone()));
+        devices.push(begin(unit, doors)?);
+    }
+    Ok(devices)
+}
+
+/// Ports for `count` units on as many addresses, the same on each.
+fn reserve_all(config: &Config, count: usize) -> Result<Vec<Doors>> {
+    let mut reserved: Vec<Doors> = Vec::with_capacity(count);
+    for idx in 0..count {
+        let ip = nth_address(config.bind, idx)?;
+        let (http_port, modbus_port) = match reserved.first() {
+            Some(first) => (first.http.port(), first.modbus.port()),
+            None => (config.http_port, config.modbus_port),
+        };
+        let reserve = |port| Door::reserve(ip, port).with_context(|| format!("reserving {ip}:{port}"));
+        reserved.push(Doors {
+            http: reserve(http_port)?,
+            modbus: reserve(modbus_port)?,
+        });
+    }
+    Ok(reserved)
+}
+
+fn begin(unit: Arc<Unit>, doors: Doors) -> Result<Device> {
+    let (http_port, modbus_port) = (doors.http.port(), doors.modbus.port());
+    let listeners = doors.open()?;
+    let running = unit.running();
     unit.emit(
         EventKind::Ready,
         vec![
-            ("ip", unit.config.bind.to_string().into()),
+            ("ip", unit.ip.to_string().into()),
             ("http_port", http_port.into()),
             ("modbus_port", modbus_port.into()),
-            ("serial", unit.config.serial.as_str().into()),
-            ("controller", unit.running().controller.into()),
-            ("panel", unit.running().panel.into()),
+            ("serial", unit.serial.as_str().into()),
+            ("controller", running.controller.into()),
+            ("panel", running.panel.into()),
         ],
     );
     let mut tasks = JoinSet::new();
-    tasks.spawn(live(Arc::clone(&unit), http, modbus, listeners));
+    tasks.spawn(live(Arc::clone(&unit), doors, listeners));
     Ok(Device {
         unit,
         http_port,
@@ -215,27 +283,34 @@ pub fn start(config: Config, events: EventSink) -> Result<Device> {
     })
 }
 
+struct Doors {
+    http: Door,
+    modbus: Door,
+}
+
 struct Listeners {
     http: tokio::net::TcpListener,
     modbus: tokio::net::TcpListener,
 }
 
-fn open(http: &Door, modbus: &Door) -> Result<Listeners> {
-    Ok(Listeners {
-        http: http.open().context("listening for HTTP")?,
-        modbus: modbus.open().context("listening for Modbus")?,
-    })
+impl Doors {
+    fn open(&self) -> Result<Listeners> {
+        Ok(Listeners {
+            http: self.http.open().context("listening for HTTP")?,
+            modbus: self.modbus.open().context("listening for Modbus")?,
+        })
+    }
 }
 
 /// The unit's life: on, restarting, on again.
-async fn live(unit: Arc<Unit>, http: Door, modbus: Door, mut listeners: Listeners) {
+async fn live(unit: Arc<Unit>, doors: Doors, mut listeners: Listeners) {
     loop {
         serve_until_restart(&unit, listeners).await;
         unit.emit(EventKind::Rebooting, vec![]);
         sleep(unit.restart_time()).await;
         match unit.power_cycle() {
             Return::Here => {}
-            Return::Never => return,
+            Return::Never => unit.restart.notified().await,
             Return::AtFactoryAddress => {
                 let fields = vec![
                     ("fault", "address-reset".into()),
@@ -245,7 +320,7 @@ async fn live(unit: Arc<Unit>, http: Door, modbus: Door, mut listeners: Listener
                 return;
             }
         }
-        listeners = match open(&http, &modbus) {
+        listeners = match doors.open() {
             Ok(listeners) => listeners,
             Err(error) => {
                 tracing::error!(

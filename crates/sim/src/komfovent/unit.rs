@@ -35,6 +35,8 @@ const STRICT_HEADERS_MAX: u16 = 20;
 /// A unit; shared by its tasks.
 pub(super) struct Unit {
     pub(super) config: Config,
+    pub(super) ip: Ipv4Addr,
+    pub(super) serial: String,
     pub(super) events: EventSink,
     /// Told when the unit is to restart.
     pub(super) restart: Notify,
@@ -77,7 +79,7 @@ pub(super) enum Return {
 }
 
 impl Unit {
-    pub(super) fn new(config: Config, events: EventSink) -> Self {
+    pub(super) fn new(config: Config, ip: Ipv4Addr, serial: String, events: EventSink) -> Self {
         let state = State {
             registers: config.registers.clone(),
             sessions: HashSet::new(),
@@ -90,6 +92,8 @@ impl Unit {
         };
         Self {
             config,
+            ip,
+            serial,
             events,
             restart: Notify::new(),
             state: Mutex::new(state),
@@ -97,7 +101,7 @@ impl Unit {
     }
 
     pub(super) fn emit(&self, kind: EventKind, fields: Vec<(&'static str, Value)>) {
-        self.events.emit(&self.config.serial, kind, fields);
+        self.events.emit(&self.serial, kind, fields);
     }
 
     fn emit_fault(&self, name: &'static str) {
@@ -294,7 +298,7 @@ impl Unit {
         if !self.is_authorised(peer) {
             return self.page(peer);
         }
-        let serial = (!self.takes_effect(&Fault::NoSerial)).then_some(self.config.serial.as_str());
+        let serial = (!self.takes_effect(&Fault::NoSerial)).then_some(self.serial.as_str());
         let main_firmware = self.running().controller;
         pages::settings(&main_firmware, serial)
     }

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
+use sim::komfovent::Device;
 use sim::{Event, EventKind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -355,9 +356,11 @@ async fn a_cut_upload_leaves_the_unit_as_it_was() {
 async fn the_last_byte_can_be_the_one_that_is_cut() {
     let unit = Unit::with_faults(&["cut-at=100"]);
     unit.log_in().await;
-    unit.try_upload(&[file_part("11111", FILE_NAME, &image())])
+    let cut = unit
+        .try_upload(&[file_part("11111", FILE_NAME, &image())])
         .await
         .unwrap_err();
+    assert_eq!(cut.kind(), ErrorKind::ConnectionReset);
     unit.seen_fault("cut-at").await;
     assert_eq!(
         (unit.device.counters().received, unit.device.counters().flashed),
@@ -405,9 +408,11 @@ async fn a_client_that_goes_away_leaves_the_unit_as_it_was() {
 async fn a_lost_reply_does_not_undo_the_update() {
     let unit = Unit::with_faults(&["reply-lost"]);
     unit.log_in().await;
-    unit.try_upload(&[file_part("11111", FILE_NAME, &image())])
+    let lost = unit
+        .try_upload(&[file_part("11111", FILE_NAME, &image())])
         .await
         .unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::ConnectionReset);
     unit.seen(EventKind::Up).await;
     assert_eq!(
         unit.versions(),
@@ -426,6 +431,56 @@ async fn a_unit_that_never_returns_refuses_connections_for_good() {
             ErrorKind::ConnectionRefused
         );
     }
+}
+
+#[tokio::test]
+async fn a_power_cycle_ends_sessions_and_wakes_a_unit_that_never_returned() {
+    let unit = Unit::start();
+    unit.log_in().await;
+    unit.device.power_cycle();
+    unit.seen(EventKind::Up).await;
+    assert_eq!(unit.device.running().n_sessions, 0);
+    assert_eq!(unit.versions().0, "C6 1.3.44.70");
+
+    unit.device.set_faults(parsed(&["never-returns"]));
+    unit.flash(FILE_NAME, &image()).await;
+    unit.seen_fault("never-returns").await;
+    let mark = unit.events.mark();
+    unit.device.power_cycle();
+    let is_up = |event: &Event| event.kind == EventKind::Up;
+    assert!(
+        unit.events
+            .wait_after(mark, is_up, super::DEADLINE)
+            .await
+            .is_some()
+    );
+    assert_eq!(versions_over_modbus(&unit).await, "1.5.46.72 1.1.5.48");
+}
+
+#[tokio::test]
+async fn many_units_share_ports_and_have_addresses_and_serials_of_their_own() {
+    let mut config = sim::komfovent::Config::new(std::net::Ipv4Addr::new(127, 3, 0, 255));
+    let events = sim::EventSink::new();
+    let devices = sim::komfovent::start_many(config.clone(), 3, events.clone()).unwrap();
+    let addresses: Vec<String> = devices.iter().map(|device| device.ip().to_string()).collect();
+    assert_eq!(addresses, ["127.3.0.255", "127.3.1.0", "127.3.1.1"]);
+    assert!(
+        devices
+            .iter()
+            .all(|device| device.http_port() == devices[0].http_port())
+    );
+    assert!(
+        devices
+            .iter()
+            .all(|device| device.modbus_port() == devices[0].modbus_port())
+    );
+    let serials: Vec<&str> = devices.iter().map(Device::serial).collect();
+    assert_eq!(serials, ["S0300FF", "S030100", "S030101"]);
+    assert_eq!(events.count(|event| event.kind == EventKind::Ready), 3);
+
+    config.serial = Some("8BXC01".into());
+    let devices = sim::komfovent::start_many(config, 2, events).unwrap();
+    assert_eq!((devices[0].serial(), devices[1].serial()), ("8BXC01", "8BXC01-1"));
 }
 
 #[tokio::test]

@@ -180,7 +180,7 @@ async fn one_connection_carries_one_request() {
 
 #[tokio::test]
 async fn the_settings_page_shows_firmware_and_serial_only_after_login() {
-    let unit = Unit::with(|config| config.serial = "8BXC01".into());
+    let unit = Unit::with(|config| config.serial = Some("8BXC01".into()));
     let closed = unit.get("/st.html").await;
     assert!(!closed.has("8BXC01") && !closed.is_authorised());
     unit.log_in().await;
