@@ -8,6 +8,7 @@ mod address;
 mod events;
 pub mod firmware;
 pub mod ir_remote;
+pub mod komfovent;
 
 pub use address::{Mac, nth_address};
 pub use events::{Event, EventKind, EventSink};
