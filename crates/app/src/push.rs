@@ -317,7 +317,11 @@ impl Bench {
             .await
             .map_err(|e| storing(&e))?
         {
-            let Some(Candidate { family, info, refusals }) = candidates
+            let Some(Candidate {
+                family,
+                info,
+                refusals,
+            }) = candidates
                 .iter()
                 .find(|candidate| candidate.family.id() == row.id.family)
             else {

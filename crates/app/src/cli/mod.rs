@@ -1,9 +1,5 @@
 //! The command line.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is where the program talks to its user"
-)]
+#![expect(clippy::print_stderr, reason = "this is where the program talks to its user")]
 
 mod demo;
 mod inspect;
