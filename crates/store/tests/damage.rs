@@ -99,6 +99,26 @@ async fn a_database_that_is_no_database_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn one_damaged_page_anywhere_is_found_before_it_is_used() {
+    let whole = fs::read(database(filled().await.path())).unwrap();
+    for page in (4096..whole.len()).step_by(4096) {
+        let mut bytes = whole.clone();
+        bytes[page] = 0xff;
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(database(folder.path()), &bytes).unwrap();
+        check_corrupt(Store::open(folder.path()).await, folder.path(), &bytes);
+    }
+}
+
+#[tokio::test]
+async fn an_empty_database_file_is_called_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(database(folder.path()), b"").unwrap();
+    let error = Store::open(folder.path()).await.unwrap_err();
+    assert!(error.to_string().contains("the file is empty"), "{error}");
+}
+
+#[tokio::test]
 async fn flipped_bytes_are_an_error_or_a_value_and_never_a_panic() {
     let whole = fs::read(database(filled().await.path())).unwrap();
     // xorshift64: the same flips in each run.
