@@ -35,7 +35,9 @@ impl std::fmt::Display for StoreErrorKind {
     }
 }
 
-/// A read or a write that failed and changed nothing that can be seen.
+/// A read or a write that failed.
+///
+/// Nothing was changed, except that after [`StoreErrorKind::Io`] the write may be found done at the next start.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}: {kind}")]
 pub struct StoreError {

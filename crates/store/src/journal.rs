@@ -60,7 +60,7 @@ pub struct Event<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// An event that changes nothing beside the job; the first attempt's fields are to be set where they matter.
+    /// An event without evidence that changes nothing beside the job; the other fields are set where they matter.
     pub fn new(step: &'a str, state: &'a Value, boot_id: &'a str, now: Now) -> Self {
         Self {
             step,

@@ -156,6 +156,8 @@ impl At {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
+            // SQLite undoes a transaction by itself when the disk is full; sqlx does not see that and counts it as open for ever.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .after_connect(move |connection, _| {
                 let path = path.clone();
                 Box::pin(async move { read_modes_back(connection, path).await })
@@ -216,7 +218,7 @@ impl At {
         Ok(())
     }
 
-    /// Copies the database as it is to `reflash.db.before-schema-N`.
+    /// Copies the database as it is to `reflash.db.schema-N.bak`.
     async fn back_up(&self, connection: &mut SqliteConnection, found: i64) -> Result<(), OpenError> {
         let copy = with_suffix(&self.path, &format!(".schema-{found}.bak"));
         let part = with_suffix(&copy, ".part");
@@ -346,5 +348,165 @@ fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(source),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migrations::ALL;
+
+    const NEXT: &[Migration] = &[
+        Migration { version: 1, ..ALL[0] },
+        Migration {
+            version: 2,
+            sql: "alter table device add column colour text; update device set colour = 'red'",
+        },
+    ];
+    const BROKEN: &[Migration] = &[
+        Migration { version: 1, ..ALL[0] },
+        Migration {
+            version: 2,
+            sql: "alter table device add column colour text; update nothing set colour = 'red'",
+        },
+    ];
+
+    async fn close(opened: Opened) {
+        opened.readers.close().await;
+        opened.writer.close().await;
+    }
+
+    /// A folder of schema 1 with one device.
+    async fn of_schema_1() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = open(folder.path(), ALL).await.unwrap();
+        sqlx::query(
+            "insert into device (id, family, hardware, strength, address, seen_ms, notes) \
+             values ('a', 'f', 'a', 'weak', '127.0.0.1', 1, 'null')",
+        )
+        .execute(&opened.writer)
+        .await
+        .unwrap();
+        close(opened).await;
+        folder
+    }
+
+    async fn versions(opened: &Opened) -> Vec<i64> {
+        sqlx::query_scalar("select version from schema_version order by version")
+            .fetch_all(&opened.readers)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_older_schema_is_brought_up_to_date_after_a_backup() {
+        let folder = of_schema_1().await;
+        let opened = open(folder.path(), NEXT).await.unwrap();
+        let colour: String = sqlx::query_scalar("select colour from device")
+            .fetch_one(&opened.readers)
+            .await
+            .unwrap();
+        assert_eq!((colour.as_str(), versions(&opened).await), ("red", vec![1, 2]));
+        close(opened).await;
+
+        let backup = folder.path().join("reflash.db.schema-1.bak");
+        assert_eq!(fs::metadata(&backup).unwrap().permissions().mode() & 0o777, 0o600);
+        let restored = tempfile::tempdir().unwrap();
+        fs::copy(&backup, restored.path().join(DATABASE)).unwrap();
+        let opened = open(restored.path(), ALL).await.unwrap();
+        assert_eq!(versions(&opened).await, [1], "the backup can be opened");
+        let n_devices: i64 = sqlx::query_scalar("select count(*) from device")
+            .fetch_one(&opened.readers)
+            .await
+            .unwrap();
+        assert_eq!(n_devices, 1);
+    }
+
+    #[tokio::test]
+    async fn a_migration_that_fails_changes_nothing() {
+        let folder = of_schema_1().await;
+        assert!(open(folder.path(), BROKEN).await.is_err());
+        let opened = open(folder.path(), ALL).await.unwrap();
+        assert_eq!(versions(&opened).await, [1]);
+        close(opened).await;
+        let opened = open(folder.path(), NEXT).await.unwrap();
+        assert_eq!(versions(&opened).await, [1, 2], "and can be tried again");
+    }
+
+    #[tokio::test]
+    async fn a_newer_schema_is_refused() {
+        let folder = of_schema_1().await;
+        close(open(folder.path(), NEXT).await.unwrap()).await;
+        let opened = open(folder.path(), ALL).await;
+        assert!(matches!(
+            opened,
+            Err(OpenError::NewerSchema {
+                found: 2,
+                known: 1,
+                ..
+            })
+        ));
+        close(open(folder.path(), NEXT).await.unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_database_of_another_program_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut connection = options(&folder.path().join(DATABASE))
+            .create_if_missing(true)
+            .connect()
+            .await
+            .unwrap();
+        sqlx::raw_sql("create table theirs (a text)")
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        connection.close().await.unwrap();
+        let opened = open(folder.path(), ALL).await;
+        assert!(matches!(opened, Err(OpenError::Corrupt { .. })));
+    }
+
+    #[tokio::test]
+    async fn modes_that_would_lose_writes_are_refused() {
+        let folder = of_schema_1().await;
+        let path = folder.path().join(DATABASE);
+        let weak = [
+            (
+                writing(&path).synchronous(SqliteSynchronous::Normal),
+                "synchronous",
+            ),
+            (writing(&path).synchronous(SqliteSynchronous::Off), "synchronous"),
+            (
+                writing(&path).journal_mode(SqliteJournalMode::Delete),
+                "journal_mode",
+            ),
+            (writing(&path).foreign_keys(false), "foreign_keys"),
+        ];
+        for (options, expected) in weak {
+            let mut connection = options.connect().await.unwrap();
+            let read = read_modes_back(&mut connection, path.clone()).await;
+            connection.close().await.unwrap();
+            let at = At {
+                folder: folder.path().to_owned(),
+                path: path.clone(),
+            };
+            let error = at.database(read.unwrap_err());
+            assert!(
+                matches!(error, OpenError::Modes { mode, .. } if mode == expected),
+                "{error:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn readers_cannot_write() {
+        let folder = of_schema_1().await;
+        let opened = open(folder.path(), ALL).await.unwrap();
+        assert!(
+            sqlx::query("delete from device")
+                .execute(&opened.readers)
+                .await
+                .is_err()
+        );
     }
 }

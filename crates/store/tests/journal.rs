@@ -1,4 +1,5 @@
 //! The journal, the leases that fence it, and what is committed with it.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! What the tests share.
 #![allow(dead_code, reason = "each test file uses its part")]
-#![allow(unreachable_pub, reason = "a module of several test files")]
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::net::IpAddr;
 use std::path::Path;
