@@ -250,6 +250,7 @@ fn broken(fault: &Fault, away: Away, label: &Label) -> Outcome {
             "Push again if the cause is mended; the same image will meet the same answer.",
         )
     };
+    let next_step = fault.next_step.clone().unwrap_or_else(|| next_step.to_owned());
     Outcome::because(Ending::KeptOld, fault.reason.name(), text, next_step)
 }
 
@@ -356,6 +357,7 @@ mod tests {
             text: "What happened.".to_owned(),
             reach,
             failed_answers: 0,
+            next_step: None,
         }
     }
 

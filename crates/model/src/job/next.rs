@@ -117,6 +117,7 @@ fn resume(mut job: Job, now: Now) -> (Job, Act) {
                 text: "The program was stopped while it was sending the image.".to_owned(),
                 reach: Reach::Whole,
                 failed_answers: 0,
+                next_step: None,
             };
             job.bytes_left = true;
             job.phase = Phase::Watching {

@@ -69,6 +69,7 @@ fn fault(kind: FaultKind, reason: Reason, reach: Reach) -> Fault {
         text: "What happened.".to_owned(),
         reach,
         failed_answers: 0,
+        next_step: None,
     }
 }
 
