@@ -307,15 +307,21 @@ impl Job {
     /// Shifts the stored moments onto the clock of another boot of this machine.
     pub fn rebase(&mut self, last: Now, now: Now) {
         let elapsed = Duration::from_millis(u64::try_from(now.wall_ms - last.wall_ms).unwrap_or(0));
-        let shift = |at: &mut Now| {
-            let age = last.boot.saturating_sub(at.boot) + elapsed;
-            at.boot = now.boot.saturating_sub(age);
+        let age = |at: &Now| last.boot.saturating_sub(at.boot) + elapsed;
+        let shift = |at: &mut Now| at.boot = now.boot.saturating_sub(age(at));
+        // A look from before our boot is carried forward to it: the device has been up for longer then, and booted when it did.
+        let shift_look = |look: &mut Look| {
+            let before_boot = age(&look.at).saturating_sub(now.boot);
+            if let Some(uptime) = &mut look.snapshot.uptime {
+                *uptime += before_boot;
+            }
+            shift(&mut look.at);
         };
         for look in [&mut self.evidence.before, &mut self.evidence.after]
             .into_iter()
             .flatten()
         {
-            shift(&mut look.at);
+            shift_look(look);
         }
         match &mut self.phase {
             Phase::Watching { since, gone_at, .. } => {
@@ -329,7 +335,7 @@ impl Job {
                 ..
             } => {
                 shift(since);
-                shift(&mut look.at);
+                shift_look(look);
                 *until = now.boot + self.order.soak;
             }
             _ => {}

@@ -1141,6 +1141,34 @@ fn over_a_reboot_of_this_machine_a_smaller_uptime_is_a_restart() {
     assert_eq!(bench.job.phase.name(), "soaking");
 }
 
+/// The moment of the look before the push lies before this boot of the machine.
+#[test]
+fn right_after_a_reboot_of_this_machine_a_device_that_was_young_before_the_push_is_seen_to_have_restarted() {
+    let mut bench = Bench::new();
+    bench.booted = bench.now;
+    bench.wait(30).until_pushing().push(ok());
+    // It restarts 5 s after the push; the machine is back 60 s after it and has been up for 10 s.
+    host_reboot(&mut bench, 60, 10);
+    let mut snapshot = bench.snapshot();
+    snapshot.uptime = Some(Duration::from_secs(55));
+    bench.see(Seen::Looked(Ok((snapshot, Label::Target))));
+    assert_eq!(bench.job.phase.name(), "soaking");
+}
+
+#[test]
+fn right_after_a_reboot_of_this_machine_an_unbroken_uptime_is_no_restart() {
+    let mut bench = Bench::new();
+    bench.until_pushing().push(ok());
+    let uptime = bench.now.since(bench.booted);
+    host_reboot(&mut bench, 60, 10);
+    bench.wait(20);
+    let mut snapshot = bench.snapshot();
+    snapshot.uptime = Some(uptime + Duration::from_secs(80));
+    bench.see(Seen::Looked(Ok((snapshot, Label::Unmoved)))).restore();
+    bench.assert_ended(Ending::Failed, Some("not applied"));
+    assert_eq!(bench.job.evidence.away, None);
+}
+
 #[test]
 fn over_a_reboot_of_this_machine_the_soak_begins_anew() {
     let mut bench = soaking();
