@@ -490,15 +490,7 @@ impl Screen {
                     PushPhase::Authenticating => "proving the password…".to_owned(),
                     PushPhase::AwaitingCallBack => "waiting for the device to connect…".to_owned(),
                     PushPhase::Cancelled => "cancelling…".to_owned(),
-                    PushPhase::Uploading | PushPhase::LastByte => {
-                        let filled = usize::try_from(percent * 30 / 100).unwrap_or(30);
-                        format!(
-                            "uploading {}{} {percent:>3} % · {} bytes",
-                            "█".repeat(filled),
-                            "░".repeat(30 - filled.min(30)),
-                            show::grouped(*acked_bytes)
-                        )
-                    }
+                    PushPhase::Uploading | PushPhase::LastByte => show::upload_bar(percent, *acked_bytes),
                 });
             }
             News::Job(Report::TooLate) => self.line(
