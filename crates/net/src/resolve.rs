@@ -96,20 +96,24 @@ async fn ask_mdns(host: &str) -> Result<Vec<IpAddr>, ResolveError> {
         host: host.to_owned(),
         source: Box::new(source),
     };
-    // The daemon is a thread with sockets of its own, which lives for this one question.
-    let daemon = ServiceDaemon::new().map_err(failed)?;
-    let addresses = ask_daemon(&daemon, host).await;
-    if let Ok(stopped) = daemon.shutdown() {
-        // It acknowledges at once; not waiting for ever is the point of the bound.
-        let _ = tokio::time::timeout(MDNS_WAIT, stopped.recv_async()).await;
-    }
-    let addresses = addresses.map_err(failed)?;
+    let daemon = Daemon(ServiceDaemon::new().map_err(failed)?);
+    let addresses = ask_daemon(&daemon.0, host).await.map_err(failed)?;
     if addresses.is_empty() {
         return Err(ResolveError::NoDevice {
             host: host.to_owned(),
         });
     }
     Ok(addresses)
+}
+
+/// A thread with sockets of its own, which lives for one question, even if the asker loses interest.
+struct Daemon(ServiceDaemon);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It fails only where the thread is gone already.
+        let _ = self.0.shutdown();
+    }
 }
 
 /// Empty if nobody answers.

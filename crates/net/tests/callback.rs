@@ -1,4 +1,5 @@
 //! Who gets in through the call-back listener, and who does not.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod common;
 
@@ -105,7 +106,7 @@ async fn fifteen_hundred_devices_that_call_back_at_once_all_get_in() {
     raise_descriptor_limit();
     let (callback, _tasks) = start();
     let addresses: Vec<Ipv4Addr> = (0..1500_u16)
-        .map(|n| n.to_be_bytes())
+        .map(u16::to_be_bytes)
         .map(|[high, low]| Ipv4Addr::new(127, 1, high, low))
         .collect();
     let mut invitations = Vec::new();

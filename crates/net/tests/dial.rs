@@ -3,6 +3,7 @@
     clippy::disallowed_methods,
     reason = "the peers of these tests are plain sockets"
 )]
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod common;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 use net::{DialError, Dialer, Networks, Outgoing, Presence, SEND_BUFFER_LEN_BYTES, TcpOptions, present};
 use socket2::SockRef;
 
-use common::{LOOPBACK, SOON, listener, loopback_dialer, serve};
+use common::{LOOPBACK, SOON, listener, loopback_dialer, refusing, serve};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
 
@@ -76,7 +77,7 @@ async fn a_mapped_address_is_dialed_as_the_plain_one() {
 
 #[tokio::test]
 async fn a_closed_port_refuses() {
-    let addr = listener(None).1;
+    let (_bound, addr) = refusing();
     let error = loopback_dialer()
         .tcp(addr, TcpOptions::default(), CONNECT_WAIT)
         .await
@@ -118,7 +119,7 @@ async fn connections_come_from_the_configured_address() {
 #[tokio::test]
 async fn a_source_address_that_is_not_ours_is_named() {
     let dialer = Dialer::new(Networks::only(LOOPBACK), Some("192.0.2.1".parse().unwrap()));
-    let addr = listener(None).1;
+    let (_bound, addr) = refusing();
     let error = dialer
         .tcp(addr, TcpOptions::default(), CONNECT_WAIT)
         .await
@@ -191,7 +192,10 @@ async fn an_open_udp_port_is_listening() {
 
 #[tokio::test]
 async fn a_closed_udp_port_is_not_listening() {
-    let peer = UdpSocket::bind((LOOPBACK, 0)).unwrap().local_addr().unwrap();
+    // Connected elsewhere: the port is taken, and closed to everybody else.
+    let bound = UdpSocket::bind((LOOPBACK, 0)).unwrap();
+    bound.connect((LOOPBACK, 9)).unwrap();
+    let peer = bound.local_addr().unwrap();
     assert_eq!(
         present(&loopback_dialer(), peer).await.unwrap(),
         Presence::NotListening

@@ -175,7 +175,7 @@ pub async fn upload(
         tail: upload.tail,
         n_fed: 0,
         acked: 0,
-        last_ack: started,
+        last_ack: Instant::now(),
         replying_since: None,
         limits,
         deadline: started + limits.total,
@@ -267,8 +267,9 @@ impl Sending<'_> {
                 }
             }
         };
-        if result.is_err() {
-            // What still waits here must not reach the device after we have said how it ended.
+        if result.is_err() && self.reach() != Reach::Whole {
+            // What still waits here must not reach the device after we have said how far it got. After the last byte
+            // the device may still be about to finish, and a reset could stop it.
             self.outgoing.reset_on_drop();
         }
         result

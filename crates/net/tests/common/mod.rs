@@ -31,6 +31,14 @@ pub(crate) fn listener(receive_buffer: Option<usize>) -> (std::net::TcpListener,
     (listener, addr)
 }
 
+/// A port that refuses: bound, so that no other test gets it, and nobody listens.
+pub(crate) fn refusing() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(LOOPBACK, 0).into()).unwrap();
+    let addr = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, addr)
+}
+
 /// Serves one connection on a thread.
 pub(crate) fn serve<T: Send + 'static>(
     receive_buffer: Option<usize>,
