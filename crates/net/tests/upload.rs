@@ -187,12 +187,11 @@ async fn a_cancel_in_the_middle_stops_the_bytes() {
         "what waited here is thrown away, and the device told"
     );
     let received = read.load(Ordering::SeqCst) + rest;
-    assert_eq!(
-        received, error.acked_image_bytes,
-        "no byte came after we said how far it got"
+    let (acked, handed) = (error.acked_image_bytes, error.handed_image_bytes);
+    assert!(
+        acked <= received && received < handed && received < 70_000,
+        "{acked} acknowledged, {received} received, {handed} handed over"
     );
-    assert!(received < 70_000, "{received}");
-    assert!(error.handed_image_bytes >= error.acked_image_bytes);
 }
 
 #[tokio::test]
@@ -273,14 +272,16 @@ async fn an_early_401_ends_the_sending_and_is_the_reply() {
     let (addr, device) = serve(SMALL_WINDOW, |mut stream| {
         read_image(&mut stream, 5_000);
         stream
-            .write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 5\r\n\r\nlogin")
+            .write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 5\r\n\r\n")
             .unwrap();
         // As slow as devices are: on loopback the reply would be overtaken by the rest of the image.
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         let mut n_bytes = 5_000;
         while let Ok(n @ 1..) = stream.read(&mut [0; 1000]) {
             n_bytes += n as u64;
             std::thread::sleep(Duration::from_millis(1));
         }
+        stream.write_all(b"login").unwrap();
         n_bytes
     });
     let uploaded = upload(addr, &image(400_000), &Progress::default(), LIMITS)
