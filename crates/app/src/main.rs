@@ -1,1 +1,11 @@
-fn main() {}
+//! `reflash`: firmware updates that never say "done" without proof.
+
+mod cli;
+mod error;
+mod push;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

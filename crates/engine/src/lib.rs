@@ -1,1 +1,55 @@
-//! engine
+//! WHEN: runs jobs.
+//!
+//! Takes each act that the model decides, does it with a driver, stores it, and comes back with what was seen.
+//! Names no family and has no network of its own: it only knows the traits.
+#![warn(missing_docs)]
+
+mod clock;
+mod lease;
+mod ledger;
+mod run;
+
+pub use clock::Clock;
+pub use lease::{Lease, LeaseError};
+pub use ledger::{MAX_FAILED_ANSWERS_A_DAY, NoAnswers};
+pub use run::{Finished, Report, RunError, Start, Stop, Work};
+
+use std::sync::Arc;
+
+use model::family::Answers;
+use model::id::DeviceId;
+use store::{Holder, Store};
+
+/// Runs jobs against one store.
+#[derive(Clone)]
+pub struct Engine {
+    store: Arc<Store>,
+    clock: Clock,
+    holder: Arc<Holder>,
+}
+
+impl Engine {
+    /// An engine of this process. Fails where the system does not tell which process and boot this is.
+    pub fn new(store: Arc<Store>) -> std::io::Result<Self> {
+        let holder = Arc::new(Holder::this_process()?);
+        Ok(Self {
+            store,
+            clock: Clock,
+            holder,
+        })
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The ledger of password answers of an enrolled device.
+    pub fn answers(&self, device: &DeviceId) -> Arc<dyn Answers> {
+        Arc::new(ledger::Ledger::new(
+            self.store.clone(),
+            self.clock,
+            device.clone(),
+        ))
+    }
+}

@@ -1,1 +1,44 @@
-//! families
+//! HOW: one folder per device family, and what several of them share.
+//!
+//! The only place that knows a vendor. A new family is a folder here and a line in [`all`].
+#![warn(missing_docs)]
+
+mod arduino;
+mod esp;
+mod ir_remote;
+
+use std::sync::Arc;
+
+use model::family::Family;
+use net::Site;
+
+/// What the owner says of the way to the devices: ports that differ from the usual ones, and the pace.
+#[derive(Clone, Debug)]
+pub struct Ways {
+    /// UDP port of `ArduinoOTA`.
+    pub ota_port: u16,
+    /// TCP port of the device's web server.
+    pub http_port: u16,
+    /// The pace to keep, whatever was remembered of a device.
+    pub pace: Option<Pace>,
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self {
+            ota_port: proto::espota::PORT,
+            http_port: 80,
+            pace: None,
+        }
+    }
+}
+
+pub use esp::Pace;
+
+/// Every family there is, in the order in which they are asked about a file or a device.
+pub fn all(site: &Site, ways: &Ways) -> Vec<Arc<dyn Family>> {
+    vec![
+        Arc::new(ir_remote::IrRemote::new(site.clone(), ways.clone())),
+        Arc::new(arduino::Arduino::new(site.clone(), ways.clone())),
+    ]
+}

@@ -131,9 +131,18 @@ pub struct Fault {
     pub reach: Reach,
     /// Password answers that the device turned down in this act.
     pub failed_answers: u8,
+    /// What to do about it, where the family knows better than the general advice.
+    pub next_step: Option<String>,
 }
 
 impl Fault {
+    /// The same with advice of the family's own.
+    #[must_use]
+    pub fn advise(mut self, next_step: impl Into<String>) -> Self {
+        self.next_step = Some(next_step.into());
+        self
+    }
+
     /// A fault before any image byte left.
     pub fn before_push(kind: FaultKind, reason: Reason, text: impl Into<String>) -> Self {
         Self {
@@ -142,6 +151,7 @@ impl Fault {
             text: text.into(),
             reach: Reach::Nothing,
             failed_answers: 0,
+            next_step: None,
         }
     }
 }
@@ -200,6 +210,8 @@ pub enum Reason {
     MidStream,
     /// Everything was acknowledged, and then no verdict came.
     VerdictLost,
+    /// The program was stopped while it sent the image.
+    Interrupted,
     /// It answered something that makes no sense.
     NotUnderstood,
     /// Its owner cancelled.
@@ -226,6 +238,7 @@ impl Reason {
             Self::DeviceError | Self::DeviceErrorRestarts => "device error",
             Self::MidStream => "transfer broke off",
             Self::VerdictLost => "verdict lost",
+            Self::Interrupted => "interrupted",
             Self::NotUnderstood => "not understood",
             Self::Cancelled => "cancelled",
             Self::Local => "this machine",
@@ -254,6 +267,11 @@ pub trait Family: Send + Sync {
 
     /// Where the versions that [`Family::inspect`] holds a device to were read.
     fn version_source(&self) -> VersionSource;
+
+    /// Whether a device of this family can be told by asking it; one that tells nothing is only used when it is named.
+    fn guessable(&self) -> bool {
+        true
+    }
 
     /// How `offered` stands to `installed`, by the labels alone.
     fn relate(&self, installed: &Versions, offered: &Versions) -> Relation;

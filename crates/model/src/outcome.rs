@@ -250,6 +250,7 @@ fn broken(fault: &Fault, away: Away, label: &Label) -> Outcome {
             "Push again if the cause is mended; the same image will meet the same answer.",
         )
     };
+    let next_step = fault.next_step.clone().unwrap_or_else(|| next_step.to_owned());
     Outcome::because(Ending::KeptOld, fault.reason.name(), text, next_step)
 }
 
@@ -335,5 +336,324 @@ fn advice(reason: Reason) -> &'static str {
         Reason::Local => "Mend what the message names on this machine, then push again.",
         Reason::Cancelled => "Push again when you like.",
         _ => "Look at the device, then push again.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::family::FaultKind;
+
+    fn accepted() -> End {
+        End::Accepted(Verdict {
+            text: "OK".to_owned(),
+        })
+    }
+
+    fn fault(kind: FaultKind, reason: Reason, reach: Reach) -> Fault {
+        Fault {
+            kind,
+            reason,
+            text: "What happened.".to_owned(),
+            reach,
+            failed_answers: 0,
+            next_step: None,
+        }
+    }
+
+    fn rejected(reason: Reason, reach: Reach) -> End {
+        End::Rejected(fault(FaultKind::Refused, reason, reach))
+    }
+
+    fn lost(reason: Reason, reach: Reach) -> End {
+        End::Lost(fault(FaultKind::Unsure, reason, reach))
+    }
+
+    fn panel() -> Label {
+        Label::Partial("panel".to_owned())
+    }
+
+    #[track_caller]
+    fn check(end: &End, away: Away, label: &Label, expected: (Ending, Option<&str>)) {
+        let judged = outcome(end, away, label);
+        assert_eq!(
+            (judged.ending, judged.reason.as_deref()),
+            expected,
+            "{end:?}, {away:?}, {label:?}"
+        );
+    }
+
+    #[test]
+    fn a_label_that_equals_the_images_is_updated() {
+        check(
+            &accepted(),
+            Away::Restarted,
+            &Label::Target,
+            (Ending::Updated, None),
+        );
+        check(
+            &accepted(),
+            Away::Restarted,
+            &Label::Same,
+            (Ending::Updated, None),
+        );
+        check(&accepted(), Away::Untold, &Label::Target, (Ending::Updated, None));
+    }
+
+    #[test]
+    fn an_unmoved_label_after_ok_and_restart_is_a_success_that_names_its_doubt() {
+        let judged = outcome(&accepted(), Away::Restarted, &Label::Unmoved);
+        assert_eq!(judged.ending, Ending::UpdatedLabelUnchanged);
+        assert!(judged.ending.is_success());
+        assert!(judged.text.contains("cannot tell"), "{}", judged.text);
+    }
+
+    #[test]
+    fn a_third_version_is_a_mismatch() {
+        let expected = (Ending::Unverified, Some("version mismatch"));
+        check(&accepted(), Away::Restarted, &Label::Other, expected);
+        check(
+            &lost(Reason::VerdictLost, Reach::Whole),
+            Away::Restarted,
+            &Label::Other,
+            expected,
+        );
+        check(
+            &rejected(Reason::DeviceError, Reach::Part),
+            Away::Stayed,
+            &Label::Other,
+            expected,
+        );
+    }
+
+    #[test]
+    fn a_device_error_with_the_old_version_seen_is_kept_old() {
+        for label in [Label::Unmoved, Label::Old, Label::Same] {
+            for away in [Away::Stayed, Away::Restarted, Away::Untold] {
+                for reach in [Reach::Part, Reach::Whole] {
+                    check(
+                        &rejected(Reason::DeviceError, reach),
+                        away,
+                        &label,
+                        (Ending::KeptOld, Some("device error")),
+                    );
+                    check(
+                        &rejected(Reason::DeviceErrorRestarts, reach),
+                        away,
+                        &label,
+                        (Ending::KeptOld, Some("device error")),
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_in_mid_stream_with_the_old_version_seen_is_kept_old() {
+        for label in [Label::Unmoved, Label::Old, Label::Same] {
+            for away in [Away::Stayed, Away::Restarted, Away::Untold] {
+                check(
+                    &lost(Reason::MidStream, Reach::Part),
+                    away,
+                    &label,
+                    (Ending::KeptOld, Some("transfer broke off")),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn kept_old_is_never_said_of_a_version_that_was_not_read() {
+        for end in [
+            lost(Reason::MidStream, Reach::Part),
+            lost(Reason::VerdictLost, Reach::Whole),
+            rejected(Reason::DeviceError, Reach::Part),
+        ] {
+            for away in [Away::Stayed, Away::Restarted, Away::Untold] {
+                check(
+                    &end,
+                    away,
+                    &Label::Unreadable,
+                    (Ending::Unverified, Some("no status API")),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_old_label_back_on_a_device_whose_label_moves_is_rolled_back() {
+        check(
+            &accepted(),
+            Away::Restarted,
+            &Label::Old,
+            (Ending::RolledBack, Some("old version came back")),
+        );
+    }
+
+    #[test]
+    fn ok_without_a_restart_is_not_applied() {
+        for label in [Label::Unmoved, Label::Old, Label::Same] {
+            for away in [Away::Stayed, Away::Untold] {
+                check(&accepted(), away, &label, (Ending::Failed, Some("not applied")));
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_that_never_came_back_is_unverified_whatever_was_said() {
+        for end in [
+            accepted(),
+            rejected(Reason::DeviceError, Reach::Part),
+            lost(Reason::MidStream, Reach::Part),
+            lost(Reason::Cancelled, Reach::Part),
+        ] {
+            check(
+                &end,
+                Away::Gone,
+                &Label::Unreadable,
+                (Ending::Unverified, Some("no return")),
+            );
+        }
+    }
+
+    #[test]
+    fn a_lost_verdict_is_settled_in_three_ways() {
+        for reason in [Reason::VerdictLost, Reason::Interrupted] {
+            let end = lost(reason, Reach::Whole);
+            check(&end, Away::Restarted, &Label::Target, (Ending::Updated, None));
+            check(
+                &end,
+                Away::Stayed,
+                &Label::Unmoved,
+                (Ending::KeptOld, Some(reason.name())),
+            );
+            for label in [Label::Unmoved, Label::Same] {
+                check(
+                    &end,
+                    Away::Restarted,
+                    &label,
+                    (Ending::Unverified, Some("verdict lost")),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_observed_device_decides_against_its_own_error() {
+        check(
+            &rejected(Reason::DeviceErrorRestarts, Reach::Whole),
+            Away::Restarted,
+            &Label::Target,
+            (Ending::Updated, None),
+        );
+    }
+
+    #[test]
+    fn one_of_two_parts_is_partial() {
+        for end in [accepted(), lost(Reason::VerdictLost, Reach::Whole)] {
+            check(&end, Away::Restarted, &panel(), (Ending::Failed, Some("partial")));
+        }
+        assert!(
+            outcome(&accepted(), Away::Restarted, &panel())
+                .text
+                .contains("panel")
+        );
+    }
+
+    #[test]
+    fn a_device_without_a_status_api_is_never_a_success() {
+        check(
+            &accepted(),
+            Away::Restarted,
+            &Label::Unreadable,
+            (Ending::Unverified, Some("no status API")),
+        );
+    }
+
+    #[test]
+    fn cancelled_in_mid_stream_needs_the_old_version_seen() {
+        let end = lost(Reason::Cancelled, Reach::Part);
+        check(
+            &end,
+            Away::Stayed,
+            &Label::Unmoved,
+            (Ending::Cancelled, Some("cancelled")),
+        );
+        check(
+            &end,
+            Away::Stayed,
+            &Label::Other,
+            (Ending::Unverified, Some("version mismatch")),
+        );
+    }
+
+    #[test]
+    fn before_the_first_byte_silence_is_failed_and_a_no_is_refused() {
+        for (reason, ending) in [
+            (Reason::NoAnswer, Ending::Failed),
+            (Reason::NoCallBack, Ending::Failed),
+            (Reason::WrongPassword, Ending::Refused),
+            (Reason::PasswordNeeded, Ending::Refused),
+            (Reason::Locked, Ending::Refused),
+            (Reason::OtaOff, Ending::Refused),
+            (Reason::Busy, Ending::Refused),
+            (Reason::OtherDevice, Ending::Refused),
+            (Reason::DeviceError, Ending::Refused),
+            (Reason::Cancelled, Ending::Cancelled),
+        ] {
+            let judged = before_first_byte(&fault(FaultKind::Refused, reason, Reach::Nothing));
+            assert_eq!(judged.ending, ending, "{reason:?}");
+            assert_eq!(judged.reason.as_deref(), Some(reason.name()));
+        }
+    }
+
+    /// Every end × what was seen × label: what no combination may say.
+    #[test]
+    fn no_combination_claims_more_than_was_seen() {
+        let ends = [
+            accepted(),
+            rejected(Reason::DeviceError, Reach::Part),
+            rejected(Reason::DeviceError, Reach::Whole),
+            rejected(Reason::DeviceErrorRestarts, Reach::Whole),
+            lost(Reason::MidStream, Reach::Part),
+            lost(Reason::VerdictLost, Reach::Whole),
+            lost(Reason::Interrupted, Reach::Whole),
+            lost(Reason::Cancelled, Reach::Part),
+        ];
+        let labels = [
+            Label::Target,
+            Label::Same,
+            Label::Unmoved,
+            Label::Old,
+            panel(),
+            Label::Other,
+            Label::Unreadable,
+        ];
+        for end in &ends {
+            for away in [Away::Restarted, Away::Stayed, Away::Untold, Away::Gone] {
+                for label in &labels {
+                    let judged = outcome(end, away, label);
+                    let case = format!("{end:?}, {away:?}, {label:?}: {judged:?}");
+                    let old_seen =
+                        away != Away::Gone && matches!(label, Label::Unmoved | Label::Old | Label::Same);
+                    match judged.ending {
+                        Ending::Updated => {
+                            assert!(away == Away::Restarted || away == Away::Untold, "{case}");
+                            assert!(matches!(label, Label::Target | Label::Same), "{case}");
+                        }
+                        Ending::UpdatedLabelUnchanged => {
+                            assert!(matches!(end, End::Accepted(_)), "{case}");
+                            assert_eq!((away, label), (Away::Restarted, &Label::Unmoved), "{case}");
+                        }
+                        Ending::KeptOld | Ending::Cancelled => assert!(old_seen, "{case}"),
+                        Ending::RolledBack => assert_eq!(label, &Label::Old, "{case}"),
+                        Ending::Failed | Ending::Unverified => {}
+                        Ending::AlreadyCurrent | Ending::Refused => panic!("bytes had gone out: {case}"),
+                    }
+                    let named = judged.ending == Ending::Updated || judged.reason.is_some();
+                    assert!(named, "no reason: {case}");
+                }
+            }
+        }
     }
 }

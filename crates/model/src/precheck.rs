@@ -20,7 +20,8 @@ pub struct Permits {
 }
 
 impl Permits {
-    fn covers(&self, refusal: &Refusal) -> bool {
+    /// Whether its owner overrides this refusal.
+    pub fn covers(&self, refusal: &Refusal) -> bool {
         refusal.overriding == Override::Possible
             && self
                 .allow
@@ -109,4 +110,271 @@ pub fn precheck(
 /// Whether a device takes updates as it stands.
 pub fn takes_updates(snapshot: &Snapshot) -> bool {
     snapshot.ota != Ota::Disabled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Hardware, Health};
+    use crate::family::{Driver, Label, Method, Target, Timing, Undo};
+    use crate::id::{DeviceId, FamilyId, Sha256};
+    use crate::image::{Inspection, VersionSource};
+    use crate::version::Versions;
+
+    /// A family that answers what the test wants.
+    struct Fake {
+        relation: Relation,
+        refusals: Vec<Refusal>,
+    }
+
+    impl Family for Fake {
+        fn id(&self) -> FamilyId {
+            FamilyId::new("fake")
+        }
+        fn title(&self) -> &'static str {
+            "Fake"
+        }
+        fn inspect(&self, _image: &Image) -> Inspection {
+            Inspection::NotMine
+        }
+        fn version_source(&self) -> VersionSource {
+            VersionSource::Image
+        }
+        fn relate(&self, _installed: &Versions, _offered: &Versions) -> Relation {
+            self.relation
+        }
+        fn accepts(&self, _device: &Device, _image: &ImageInfo, _bytes: &Image) -> Vec<Refusal> {
+            self.refusals.clone()
+        }
+        fn methods(&self, _device: &Device) -> Vec<Method> {
+            Vec::new()
+        }
+        fn timing(&self, _device: &Device, _image_len_bytes: u64) -> Timing {
+            unimplemented!("the check of an image asks for no times")
+        }
+        fn undo(&self, _before: &Snapshot) -> Option<Undo> {
+            None
+        }
+        fn label(
+            &self,
+            _before: &Snapshot,
+            _image: &ImageInfo,
+            _record: Option<&Installed>,
+            _after: &Snapshot,
+        ) -> Label {
+            Label::Unreadable
+        }
+        fn open(&self, _target: Target) -> Box<dyn Driver> {
+            unimplemented!("the check of an image opens nothing")
+        }
+    }
+
+    fn refusal(rule: &str, overriding: Override) -> Refusal {
+        Refusal {
+            rule: rule.to_owned(),
+            text: "Why.".to_owned(),
+            next_step: "What now.".to_owned(),
+            overriding,
+        }
+    }
+
+    fn allow(rules: &[&str]) -> Permits {
+        Permits {
+            allow: rules.iter().map(|&rule| rule.to_owned()).collect(),
+            ..Permits::default()
+        }
+    }
+
+    struct Case {
+        relation: Relation,
+        found: Vec<Refusal>,
+        by_device: Vec<Refusal>,
+        record: Option<Installed>,
+        busy: bool,
+        permits: Permits,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            Self {
+                relation: Relation::Newer,
+                found: Vec::new(),
+                by_device: Vec::new(),
+                record: None,
+                busy: false,
+                permits: Permits::default(),
+            }
+        }
+
+        /// The standing, and the rules that refuse.
+        fn check(&self) -> (Standing, Vec<String>) {
+            let checked = self.checked();
+            let rules = checked.refusals.into_iter().map(|refusal| refusal.rule);
+            (checked.standing, rules.collect())
+        }
+
+        fn checked(&self) -> Precheck {
+            let id = DeviceId::from_hardware(&FamilyId::new("fake"), "aa");
+            let label = Versions::one("firmware", "1.0");
+            let device = Device {
+                id: id.clone(),
+                address: [127, 0, 0, 1].into(),
+                hardware: Hardware::default(),
+                slot_bytes: None,
+                versions: label.clone(),
+            };
+            let snapshot = Snapshot {
+                id,
+                versions: label.clone(),
+                uptime: None,
+                ota: Ota::Enabled,
+                busy: self.busy,
+                host_name: None,
+                hardware: Hardware::default(),
+                health: Health::default(),
+            };
+            let image = Image::new("new.bin", b"new".to_vec());
+            let info = ImageInfo {
+                family: None,
+                kind: "esp-app".to_owned(),
+                chip: None,
+                versions: Some(label),
+                hint: None,
+                project: None,
+                signature: None,
+                len_bytes: image.len_bytes(),
+                sha256: image.sha256(),
+                warnings: Vec::new(),
+            };
+            let family = Fake {
+                relation: self.relation,
+                refusals: self.by_device.clone(),
+            };
+            precheck(
+                &family,
+                &device,
+                &snapshot,
+                (&image, &info, &self.found),
+                self.record.as_ref(),
+                &self.permits,
+            )
+        }
+    }
+
+    fn rules(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_newer_image_without_complaint_is_wanted() {
+        assert_eq!(Case::new().check(), (Standing::Wanted, Vec::new()));
+    }
+
+    #[test]
+    fn a_downgrade_needs_its_permit() {
+        let mut case = Case::new();
+        case.relation = Relation::Older;
+        assert_eq!(case.check(), (Standing::Downgrade, rules(&["downgrade"])));
+        case.permits = allow(&["downgrade"]);
+        assert_eq!(case.check(), (Standing::Downgrade, Vec::new()));
+        assert_eq!(case.checked().overridden[0].rule, "downgrade");
+    }
+
+    #[test]
+    fn a_downgrade_is_not_permitted_by_force_or_yes() {
+        let mut case = Case::new();
+        case.relation = Relation::Older;
+        case.permits.force = true;
+        case.permits.mixed = true;
+        assert_eq!(case.check(), (Standing::Downgrade, rules(&["downgrade"])));
+    }
+
+    #[test]
+    fn mixed_versions_need_a_yes() {
+        let mut case = Case::new();
+        case.relation = Relation::Mixed;
+        assert_eq!(case.check(), (Standing::Mixed, rules(&["mixed-versions"])));
+        case.permits.mixed = true;
+        assert_eq!(case.check(), (Standing::Mixed, Vec::new()));
+    }
+
+    #[test]
+    fn what_can_never_be_overridden_is_not() {
+        for permits in [allow(&["wrong-chip"]), allow(&["any"])] {
+            let mut case = Case::new();
+            case.by_device = vec![refusal("wrong-chip", Override::Never)];
+            case.permits = permits;
+            assert_eq!(case.check().1, rules(&["wrong-chip"]));
+        }
+    }
+
+    #[test]
+    fn a_permit_covers_only_the_rule_it_names() {
+        let mut case = Case::new();
+        case.found = vec![refusal("truncated", Override::Possible)];
+        case.permits = allow(&["too-large"]);
+        assert_eq!(case.check().1, rules(&["truncated"]));
+        case.permits = allow(&["truncated"]);
+        assert!(case.check().1.is_empty());
+        case.permits = allow(&["any"]);
+        assert!(case.check().1.is_empty());
+    }
+
+    #[test]
+    fn what_image_and_device_both_find_is_named_once() {
+        let mut case = Case::new();
+        case.found = vec![refusal("too-large", Override::Possible)];
+        case.by_device = vec![
+            refusal("too-large", Override::Possible),
+            refusal("wrong-chip", Override::Never),
+        ];
+        assert_eq!(case.check().1, rules(&["too-large", "wrong-chip"]));
+    }
+
+    #[test]
+    fn a_busy_device_is_refused_whatever_is_permitted() {
+        let mut case = Case::new();
+        case.busy = true;
+        case.permits = allow(&["any"]);
+        case.permits.force = true;
+        assert_eq!(case.check().1, rules(&["busy"]));
+    }
+
+    #[test]
+    fn already_current_is_pushed_only_by_force() {
+        let mut case = Case::new();
+        case.record = Some(Installed {
+            digest: Some(Sha256::of(b"new")),
+            label: Versions::one("firmware", "1.0"),
+            label_moves: false,
+        });
+        assert_eq!(case.check().0, Standing::AlreadyCurrent);
+        case.permits.force = true;
+        assert_eq!(case.check().0, Standing::Wanted);
+    }
+
+    #[test]
+    fn force_overrides_no_refusal() {
+        let mut case = Case::new();
+        case.found = vec![refusal("truncated", Override::Possible)];
+        case.permits.force = true;
+        assert_eq!(case.check().1, rules(&["truncated"]));
+    }
+
+    #[test]
+    fn only_a_device_that_says_off_takes_no_updates() {
+        for (ota, takes) in [(Ota::Enabled, true), (Ota::Unknown, true), (Ota::Disabled, false)] {
+            let snapshot = Snapshot {
+                id: DeviceId::from_hardware(&FamilyId::new("fake"), "aa"),
+                versions: Versions::default(),
+                uptime: None,
+                ota,
+                busy: false,
+                host_name: None,
+                hardware: Hardware::default(),
+                health: Health::default(),
+            };
+            assert_eq!(takes_updates(&snapshot), takes, "{ota:?}");
+        }
+    }
 }

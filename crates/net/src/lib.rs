@@ -17,6 +17,7 @@ mod outgoing;
 mod presence;
 mod queue;
 mod resolve;
+mod site;
 
 pub use ipnet::IpNet;
 
@@ -26,6 +27,7 @@ pub use networks::Networks;
 pub use outgoing::Outgoing;
 pub use presence::{Presence, present};
 pub use resolve::{ResolveError, resolve};
+pub use site::Site;
 
 /// Send buffer for a socket that carries an image, bytes.
 ///

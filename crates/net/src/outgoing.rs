@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::queue;
@@ -68,6 +69,16 @@ impl Outgoing {
     /// Sends what fits without waiting; [`io::ErrorKind::WouldBlock`] if nothing does.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.count(self.stream.try_write(bytes))
+    }
+
+    /// Waits until something of `interest` is possible. Safe to drop.
+    pub async fn ready(&self, interest: Interest) -> io::Result<()> {
+        self.stream.ready(interest).await.map(|_| ())
+    }
+
+    /// Receives what is there without waiting; 0 is the end of file, [`io::ErrorKind::WouldBlock`] nothing yet.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.try_read(buffer)
     }
 
     /// Receives some bytes; 0 is the end of file. Safe to drop: nothing is received unless this returns.

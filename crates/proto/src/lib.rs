@@ -6,3 +6,4 @@
 pub mod esp_image;
 pub mod espota;
 pub mod multipart;
+pub mod web_update;

@@ -1,1 +1,135 @@
-//! store
+//! MEMORY: the journal, the inventory and the image files.
+//!
+//! One folder holds a database and the images; any number of processes may work in it at once.
+//! What keeps them apart is one lease per device, whose epoch fences every write of the journal.
+//! This is the only crate with SQL, and its SQL is plain enough for `PostgreSQL`.
+#![warn(missing_docs)]
+
+mod answers;
+mod error;
+mod folder;
+mod images;
+mod inventory;
+mod journal;
+mod lease;
+mod migrations;
+mod open;
+mod process;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sqlx::{Sqlite, SqlitePool, Transaction};
+
+pub use answers::AnswerId;
+pub use error::{
+    ImageError, InventoryError, JournalError, LeaseError, OpenError, StoreError, StoreErrorKind,
+};
+pub use folder::default_folder;
+pub use images::ImageName;
+pub use inventory::DeviceRow;
+pub use journal::{Change, Event, EventRow, OpenJob, PendingUndo};
+pub use lease::{GRACE_MS, LEASE_TTL_MS, LeaseGrant};
+pub use process::{Holder, Liveness, process_is_alive};
+
+/// An open state folder. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    folder: PathBuf,
+    /// One connection: writes of this process queue here, not at the database's lock.
+    writer: SqlitePool,
+    readers: SqlitePool,
+    /// Set once a write could not be made durable; nothing is written from then on (RELIABILITY.md F74).
+    lost: AtomicBool,
+}
+
+impl Store {
+    /// Opens the state folder, which is made if it is missing.
+    ///
+    /// The database is checked before anything is written to it, its modes are read back, and an older schema is
+    /// brought up to date after a backup.
+    pub async fn open(folder: &Path) -> Result<Self, OpenError> {
+        let opened = open::open(folder, migrations::ALL).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                folder: folder.to_owned(),
+                writer: opened.writer,
+                readers: opened.readers,
+                lost: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// The state folder.
+    pub fn folder(&self) -> &Path {
+        &self.inner.folder
+    }
+
+    /// Closes the database and waits until that is done. Dropping the last clone does the same, in the background.
+    pub async fn close(self) {
+        self.inner.readers.close().await;
+        self.inner.writer.close().await;
+    }
+
+    fn readers(&self) -> &SqlitePool {
+        &self.inner.readers
+    }
+
+    /// Begins to write; whatever is not committed is undone.
+    async fn write(&self, doing: &'static str) -> Result<Write<'_>, StoreError> {
+        if self.inner.lost.load(Ordering::SeqCst) {
+            return Err(StoreError::lost(doing));
+        }
+        // The write lock is taken at once: a read lock that grows later fails instead of waiting.
+        let begun = self.inner.writer.begin_with("begin immediate").await;
+        let transaction = begun.map_err(|source| self.inner.write_failed(doing, source))?;
+        Ok(Write {
+            transaction,
+            inner: &self.inner,
+            doing,
+        })
+    }
+}
+
+impl Inner {
+    fn write_failed(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
+        let error = StoreError::new(doing, source);
+        if error.kind == StoreErrorKind::Io {
+            self.lost.store(true, Ordering::SeqCst);
+            tracing::error!(
+                doing,
+                "a write to the journal may be lost; nothing more is written by this process"
+            );
+        }
+        error
+    }
+}
+
+/// One write transaction.
+struct Write<'s> {
+    transaction: Transaction<'static, Sqlite>,
+    inner: &'s Inner,
+    doing: &'static str,
+}
+
+impl Write<'_> {
+    fn connection(&mut self) -> &mut sqlx::SqliteConnection {
+        &mut self.transaction
+    }
+
+    fn failed(&self) -> impl Fn(sqlx::Error) -> StoreError + use<'_> {
+        |source| self.inner.write_failed(self.doing, source)
+    }
+
+    /// Makes it durable: when this returns, it survives a power cut.
+    async fn commit(self) -> Result<(), StoreError> {
+        let committed = self.transaction.commit().await;
+        committed.map_err(|source| self.inner.write_failed(self.doing, source))
+    }
+}

@@ -1,0 +1,182 @@
+//! The command line.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is where the program talks to its user"
+)]
+
+mod demo;
+mod inspect;
+mod push;
+mod show;
+mod simulate;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Exit, Trouble};
+
+/// Firmware updates for the devices in a home, which never say "done" without proof.
+#[derive(Parser)]
+#[command(
+    name = "reflash",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, refused or not proven, 2 nothing to do, 3 not found, 64 wrong usage.\n\n\
+    Example:\n  reflash push 192.168.1.40 firmware.bin --password-env OTA_PASSWORD"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show on a simulated fleet what the program can do.
+    Demo(demo::DemoArguments),
+    /// Push an image to one device, watch it come back, and prove what it runs: a better espota.py.
+    Push(Box<push::PushArguments>),
+    /// Simulate devices with faults, to rehearse.
+    Simulate(simulate::SimulateArguments),
+    /// Look at firmware files.
+    Firmware(FirmwareArguments),
+}
+
+#[derive(clap::Args)]
+struct FirmwareArguments {
+    #[command(subcommand)]
+    command: FirmwareCommand,
+}
+
+#[derive(Subcommand)]
+enum FirmwareCommand {
+    /// Say what a file is, and whether it may be pushed.
+    Inspect(inspect::InspectArguments),
+}
+
+/// Runs the command that was given.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    log();
+    // Inspecting needs no runtime, and starts quicker without one.
+    if let Command::Firmware(FirmwareArguments {
+        command: FirmwareCommand::Inspect(arguments),
+    }) = &cli.command
+    {
+        return inspect::run(arguments).into();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let what = format!("Starting: {error}.");
+            return tell(&Trouble::new(
+                Exit::Failed,
+                what,
+                "Free some memory or file handles.",
+            ))
+            .into();
+        }
+    };
+    let exit = runtime.block_on(async {
+        match cli.command {
+            Command::Demo(arguments) => demo::run(arguments).await,
+            Command::Push(arguments) => push::run(*arguments).await,
+            Command::Simulate(arguments) => simulate::run(arguments).await,
+            Command::Firmware(_) => Ok(Exit::Done),
+        }
+    });
+    exit.unwrap_or_else(|trouble| tell(&trouble)).into()
+}
+
+/// Tells a usage error with a hint; asking for help is none.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed pipe is no reason to fail differently.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return Exit::Done.into();
+    }
+    Exit::Usage.into()
+}
+
+/// Says something on standard output. An error means that nobody reads it any more.
+fn say(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Says one JSON value on standard output.
+fn say_json(value: &serde_json::Value) {
+    // A reader that is gone does not change what was done.
+    let _ = say(&format!("{value:#}\n"));
+}
+
+/// Tells why a command could not do its work.
+fn tell(trouble: &Trouble) -> Exit {
+    eprintln!("error: {}\n  next: {}", trouble.what, trouble.next_step);
+    trouble.exit
+}
+
+/// Logs to standard error, as much as `REFLASH_LOG` asks for; nothing but errors by default.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("REFLASH_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+/// Reads a duration such as `10s`, `500ms`, `3m`, `1h` or a bare number of seconds.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let start = text
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(start);
+    let seconds_each = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{unit:?} is no unit of time: write 10s, 500ms, 3m or 1h")),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "write a time as 10s, 500ms, 3m or 1h".to_owned())?;
+    std::time::Duration::try_from_secs_f64(number * seconds_each)
+        .ok()
+        .filter(|duration| *duration <= std::time::Duration::from_hours(24))
+        .ok_or_else(|| "that is longer than a day".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_with_their_units() {
+        assert_eq!(duration("10s").unwrap().as_millis(), 10_000);
+        assert_eq!(duration("500ms").unwrap().as_millis(), 500);
+        assert_eq!(duration("3m").unwrap().as_secs(), 180);
+        assert_eq!(duration("1.5").unwrap().as_millis(), 1_500);
+        for bad in ["", "s", "10 s", "-1s", "10d", "25h", "1e9"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

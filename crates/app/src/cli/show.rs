@@ -1,0 +1,255 @@
+//! How results look to a person.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use model::device::Snapshot;
+use model::image::{Image, ImageInfo, Refusal, VersionSource};
+use model::outcome::{Ending, Outcome};
+
+use crate::push::Pushed;
+
+/// Width of the labels in front of facts.
+const LABEL_WIDTH: usize = 10;
+
+/// One fact with its label.
+pub(super) fn fact(label: &str, text: &str) -> String {
+    format!("{label:<LABEL_WIDTH$} {text}\n")
+}
+
+/// The version to show for an image and where it was read.
+pub(super) fn version_of(info: &ImageInfo) -> Option<(String, &'static str)> {
+    let source = if info.kind == "mbin" {
+        VersionSource::FileName
+    } else {
+        VersionSource::Image
+    };
+    info.shown_version(source)
+        .map(|(versions, source)| (versions.to_string(), source.name()))
+}
+
+/// A number with thin groups of three: `1,251,632`.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    for (idx, digit) in digits.chars().enumerate() {
+        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// A duration as a person says it: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`.
+pub(super) fn spoken(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..10 => format!("{:.1} s", duration.as_secs_f64()),
+        10..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min {} s", seconds / 60, seconds % 60),
+        7200..172_800 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// Only what a terminal may be given: control characters become visible.
+pub(super) fn safe(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{FFFD}' } else { c })
+        .collect()
+}
+
+/// What an image is, in a line.
+pub(super) fn image_line(name: &str, info: &ImageInfo) -> String {
+    let mut line = format!("{} · {} bytes", safe(name), grouped(info.len_bytes));
+    if let Some(chip) = &info.chip {
+        let _ = write!(line, " · for {chip}");
+    }
+    match version_of(info) {
+        Some((version, "file-name")) => {
+            let _ = write!(line, " · {} by its file name", safe(&version));
+        }
+        Some((version, _)) => {
+            let _ = write!(line, " · {}", safe(&version));
+        }
+        None => line.push_str(" · states no version"),
+    }
+    let _ = write!(line, " · sha256 {}…", info.sha256.short());
+    line
+}
+
+/// What a device is, in a line.
+pub(super) fn device_line(title: &str, address: &str, snapshot: &Snapshot) -> String {
+    let mut line = format!("{title} {} at {address}", safe(&snapshot.id.hardware));
+    if let Some(chip) = &snapshot.hardware.chip {
+        let _ = write!(line, " · {}", safe(chip));
+    }
+    if !snapshot.versions.is_empty() {
+        let _ = write!(line, " · runs {}", safe(&snapshot.versions.to_string()));
+    }
+    if let Some(uptime) = snapshot.uptime {
+        let _ = write!(line, " · up {}", spoken(uptime));
+    }
+    if let Some(signal) = snapshot.health.signal_dbm {
+        let _ = write!(line, " · {signal} dBm");
+    }
+    line
+}
+
+/// What a file is, field by field.
+pub(super) fn inspection(path: &str, image: &Image, info: &ImageInfo, refusals: &[Refusal]) -> String {
+    let mut text = format!("{}\n", safe(path));
+    let mut add = |label: &str, value: &str| {
+        let _ = write!(text, "  {}", fact(label, value));
+    };
+    add("kind", &info.kind);
+    add("length", &format!("{} bytes", grouped(image.len_bytes())));
+    if let Some(chip) = &info.chip {
+        add("chip", chip);
+    }
+    match version_of(info) {
+        Some((version, "file-name")) => add(
+            "version",
+            &format!("{} (only its file name says so)", safe(&version)),
+        ),
+        Some((version, _)) => add("version", &safe(&version)),
+        None if refusals.is_empty() => add("version", "it states none"),
+        None => {}
+    }
+    if let Some(project) = &info.project {
+        add("project", &safe(project));
+    }
+    if let Some(signature) = &info.signature {
+        add("signature", &format!("{signature} (recognised, not verified)"));
+    }
+    add("sha256", &image.sha256().to_string());
+    add("md5", &image.md5().to_string());
+    for warning in &info.warnings {
+        add("warning", &format!("{} ({})", safe(&warning.text), warning.rule));
+    }
+    for refusal in refusals {
+        add("refused", &format!("{} ({})", safe(&refusal.text), refusal.rule));
+        add("next", &safe(&refusal.next_step));
+    }
+    if refusals.is_empty() {
+        add("verdict", "may be pushed to a device with this chip");
+    }
+    text
+}
+
+/// The words for an ending (MISSION.md section 5).
+pub(super) fn ending(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Updated => "updated",
+        Ending::UpdatedLabelUnchanged => "updated (label unchanged)",
+        Ending::AlreadyCurrent => "already current",
+        Ending::KeptOld => "kept old",
+        Ending::RolledBack => "rolled back",
+        Ending::Failed => "failed",
+        Ending::Unverified => "unverified",
+        Ending::Refused => "refused",
+        Ending::Cancelled => "cancelled",
+    }
+}
+
+/// An ending with its reason, unless the ending says it all.
+pub(super) fn outcome(outcome: &Outcome) -> String {
+    match &outcome.reason {
+        Some(reason) if outcome.ending != Ending::UpdatedLabelUnchanged => {
+            format!("{} ({})", ending(outcome.ending), safe(reason))
+        }
+        _ => ending(outcome.ending).to_owned(),
+    }
+}
+
+/// The result of a push with its evidence.
+pub(super) fn result(pushed: &Pushed) -> String {
+    let mut text = format!("{}: {}\n", outcome(&pushed.outcome), safe(&pushed.outcome.text));
+    let mut add = |label: &str, value: String| {
+        let _ = write!(text, "  {}", fact(label, &value));
+    };
+    if let Some(job) = &pushed.job {
+        let evidence = &job.evidence;
+        if let Some(verdict) = &evidence.verdict {
+            add("verdict", format!("\"{}\"", safe(verdict)));
+        }
+        if let (Some(push), true) = (evidence.push, job.bytes_left) {
+            let rate = u128::from(pushed.info.len_bytes) / push.as_millis().max(1);
+            add(
+                "sent",
+                format!(
+                    "{} bytes in {} ({rate} kB/s)",
+                    grouped(pushed.info.len_bytes),
+                    spoken(push)
+                ),
+            );
+        }
+        if let Some(away) = evidence.away {
+            add("away", spoken(away));
+        }
+        let before = evidence.before.as_ref().map(|look| &look.snapshot);
+        let after = evidence.after.as_ref().map(|look| &look.snapshot);
+        if let (Some(before), Some(after)) = (before, after) {
+            let label = |snapshot: &Snapshot| {
+                if snapshot.versions.is_empty() {
+                    "?".to_owned()
+                } else {
+                    safe(&snapshot.versions.to_string())
+                }
+            };
+            add("version", format!("{} → {}", label(before), label(after)));
+            if let (Some(before), Some(after)) = (before.uptime, after.uptime) {
+                add("uptime", format!("{} → {}", spoken(before), spoken(after)));
+            }
+            let same = if before.id == after.id {
+                "the same"
+            } else {
+                "another"
+            };
+            add("identity", format!("{} ({same})", safe(&after.id.hardware)));
+        }
+        if let Some(watched) = evidence.watched.filter(|watched| !watched.is_zero()) {
+            add("watched", format!("{} after it came back", spoken(watched)));
+        }
+        if !job.overridden.is_empty() {
+            add("overridden", job.overridden.join(", "));
+        }
+        let unproven = !pushed.outcome.ending.is_success() && pushed.outcome.ending != Ending::AlreadyCurrent;
+        if let (true, Some(now)) = (unproven, after.or(before)) {
+            let seen = if after.is_some() || !job.bytes_left {
+                "it runs"
+            } else {
+                "before the push it ran"
+            };
+            add(
+                "device",
+                format!("when last seen, {seen} {}", safe(&now.versions.to_string())),
+            );
+        }
+    }
+    for warning in &pushed.warnings {
+        add("warning", safe(warning));
+    }
+    if let Some(next_step) = &pushed.outcome.next_step {
+        add("next", safe(next_step));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_from_the_right() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_251_632), "1,251,632");
+    }
+
+    #[test]
+    fn control_characters_never_reach_the_terminal() {
+        assert_eq!(safe("a\u{1b}[2Jb\n"), "a\u{FFFD}[2Jb\u{FFFD}");
+    }
+}

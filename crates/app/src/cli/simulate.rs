@@ -1,0 +1,139 @@
+//! `reflash simulate`.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use sim::ir_remote::{Auth, Chip, Config, Fault, start_many};
+use sim::{EventSink, Mac};
+
+use super::{duration, say};
+use crate::error::{Exit, Trouble};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  reflash simulate ir-remote --bind 127.0.0.2 --count 4 --fault drop-once-after=50000"
+)]
+pub(crate) struct SimulateArguments {
+    #[command(subcommand)]
+    device: Option<SimulatedDevice>,
+    /// Name every fault and what it does.
+    #[arg(long)]
+    list_faults: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum SimulatedDevice {
+    /// IR Remote Minis: ESP32 with ArduinoOTA and a status API.
+    IrRemote(IrRemoteArguments),
+}
+
+#[derive(clap::Args)]
+struct IrRemoteArguments {
+    /// Address of the first device; the others take the next ones.
+    #[arg(long, default_value = "127.0.0.1")]
+    bind: Ipv4Addr,
+    /// UDP port of ArduinoOTA; 0 takes a free one.
+    #[arg(long, default_value_t = 3232)]
+    ota_port: u16,
+    /// TCP port of the web server; 0 takes a free one.
+    #[arg(long, default_value_t = 80)]
+    http_port: u16,
+    /// How many devices.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    count: u16,
+    /// Their password.
+    #[arg(long, default_value = "ir_remote_update")]
+    password: String,
+    /// How they ask for it: md5, pbkdf2, pbkdf2-md5 or none.
+    #[arg(long, default_value = "md5")]
+    auth: Auth,
+    /// Their chip, such as esp32 or esp32c6.
+    #[arg(long, default_value = "esp32c6")]
+    chip: Chip,
+    /// MAC address of the first device.
+    #[arg(long)]
+    mac: Option<Mac>,
+    /// The version that they report.
+    #[arg(long, default_value = "1.0")]
+    version: String,
+    /// The version that they report after a flash; else the image's own, or the same as before.
+    #[arg(long)]
+    version_after: Option<String>,
+    /// Bytes that their flash takes in a second.
+    #[arg(long, value_name = "BYTES_PER_S")]
+    rate: Option<u32>,
+    /// How long they boot, as 3 or 500ms.
+    #[arg(long, default_value = "3s", value_parser = duration)]
+    boot_s: Duration,
+    /// What goes wrong; may be given several times.
+    #[arg(long = "fault", value_name = "NAME[=ARG]")]
+    faults: Vec<String>,
+}
+
+/// Simulates until interrupted, telling every event as a line of JSON.
+pub(crate) async fn run(arguments: SimulateArguments) -> Result<Exit, Trouble> {
+    if arguments.list_faults {
+        let mut text = "ir-remote\n".to_owned();
+        for (name, argument, sentence) in Fault::list() {
+            let equals = if argument.is_empty() { "" } else { "=" };
+            let _ = writeln!(text, "  {name}{equals}{argument}\n      {sentence}");
+        }
+        let _ = say(&text);
+        return Ok(Exit::Done);
+    }
+    match arguments.device {
+        Some(SimulatedDevice::IrRemote(arguments)) => ir_remote(arguments).await,
+        None => Err(Trouble::new(
+            Exit::Usage,
+            "Nothing to simulate was named.",
+            "Name a device: reflash simulate ir-remote. All faults: reflash simulate --list-faults.",
+        )),
+    }
+}
+
+async fn ir_remote(arguments: IrRemoteArguments) -> Result<Exit, Trouble> {
+    let faults = arguments
+        .faults
+        .iter()
+        .map(|fault| Fault::parse(fault))
+        .collect::<anyhow::Result<Vec<_>>>()
+        .map_err(|error| {
+            let next_step = "Every fault: reflash simulate --list-faults.";
+            Trouble::new(Exit::Usage, format!("{error:#}."), next_step)
+        })?;
+    let mut config = Config::new(arguments.bind);
+    config.ota_port = arguments.ota_port;
+    config.http_port = arguments.http_port;
+    config.password = Some(arguments.password);
+    config.auth = arguments.auth;
+    config.chip = arguments.chip;
+    config.mac = arguments.mac;
+    config.version = arguments.version;
+    config.version_after = arguments.version_after;
+    config.rate_bytes_per_s = arguments.rate;
+    config.boot = arguments.boot_s;
+    config.faults = faults;
+    let events = EventSink::new();
+    let mut told = events.subscribe();
+    let devices = start_many(config, usize::from(arguments.count), events).await.map_err(|error| {
+        Trouble::new(
+            Exit::Failed,
+            format!("The devices could not be started: {error:#}."),
+            "Choose free ports with --ota-port and --http-port (ports below 1024 need root), or another --bind.",
+        )
+    })?;
+    loop {
+        // Both arms only wait; an event that is not taken now is taken next time.
+        tokio::select! {
+            event = told.recv() => match event {
+                // Nobody reads any more: then nobody needs the devices either.
+                Some(event) => if say(&format!("{event}\n")).is_err() { break },
+                None => break,
+            },
+            _ = tokio::signal::ctrl_c() => break,
+        }
+    }
+    drop(devices);
+    Ok(Exit::Done)
+}

@@ -1,0 +1,725 @@
+//! One push, from an address and a file to a proven end: what `reflash push` and the demo do.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::{Engine, Finished, Lease, LeaseError, NoAnswers, Report, RunError, Start, Stop, Work};
+use families::Ways;
+use model::device::{Device, Snapshot};
+use model::family::{Answers, Driver, Family, Fault, FaultKind, Method, Notes, Reason, Target};
+use model::id::DeviceId;
+use model::image::{Image, ImageInfo, Inspection, MAX_IMAGE_LEN_BYTES, Refusal};
+use model::installed::{Installed, Standing};
+use model::job::{Job, Order, Proof};
+use model::outcome::{Ending, Outcome, before_first_byte};
+use model::precheck::{Permits, Precheck, precheck};
+use net::Site;
+use secrecy::SecretString;
+use store::Store;
+use tokio::sync::watch;
+
+use crate::error::{Exit, Trouble, chain};
+
+/// How often a device is asked who it is before it counts as silent. It does not answer while it still drops a broken push.
+const IDENTITY_LOOKS: u32 = 3;
+/// Pause between two of these looks.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+
+/// What is to be pushed where, and what its owner permits.
+pub(crate) struct Request {
+    pub(crate) address: IpAddr,
+    /// The address as it was given.
+    pub(crate) given_as: String,
+    pub(crate) image: Image,
+    /// A family by name; none to find out.
+    pub(crate) family: Option<String>,
+    pub(crate) method: Option<Method>,
+    pub(crate) chip: Option<String>,
+    pub(crate) username: Option<String>,
+    pub(crate) secret: Option<SecretString>,
+    pub(crate) slot_bytes: Option<u64>,
+    pub(crate) permits: Permits,
+    pub(crate) soak: Duration,
+    pub(crate) return_within: Option<Duration>,
+    pub(crate) proof: Proof,
+    pub(crate) unlock: bool,
+}
+
+/// What this machine lends to a push.
+#[derive(Clone)]
+pub(crate) struct Bench {
+    pub(crate) site: Site,
+    pub(crate) ways: Ways,
+    pub(crate) store: Arc<Store>,
+    pub(crate) engine: Engine,
+}
+
+/// A device that has told who it is, or whose unfinished job has.
+struct Known {
+    family: Arc<dyn Family>,
+    id: DeviceId,
+    info: ImageInfo,
+    refusals: Vec<Refusal>,
+    /// What it showed; none where its unfinished job was found instead of asking it.
+    snapshot: Option<Snapshot>,
+}
+
+/// A family that takes the file, with what it says of it.
+struct Candidate {
+    family: Arc<dyn Family>,
+    info: ImageInfo,
+    refusals: Vec<Refusal>,
+}
+
+/// What is told while a push goes on.
+pub(crate) enum News<'a> {
+    /// The image was inspected.
+    Image(&'a ImageInfo),
+    /// The device was found.
+    Device {
+        family: &'a dyn Family,
+        address: IpAddr,
+        snapshot: &'a Snapshot,
+        record: Option<&'a Installed>,
+    },
+    /// An unfinished job of an earlier command is settled first.
+    Settling { what: String },
+    /// The unfinished job was settled.
+    Settled(&'a Outcome),
+    /// The job itself.
+    Job(Report<'a>),
+    /// Something that its owner should know.
+    Warning(String),
+}
+
+/// The result of a push.
+pub(crate) struct Pushed {
+    pub(crate) outcome: Outcome,
+    pub(crate) info: ImageInfo,
+    pub(crate) method: Option<Method>,
+    /// The job; none where it did not come to one.
+    pub(crate) job: Option<Job>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What a dry run found.
+pub(crate) struct Plan {
+    pub(crate) info: ImageInfo,
+    pub(crate) family: Arc<dyn Family>,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) precheck: Precheck,
+    pub(crate) method: Method,
+    pub(crate) takes: Duration,
+    pub(crate) record: Option<Installed>,
+}
+
+/// Reads an image file, whole and bounded.
+pub(crate) fn read_image(path: &Path) -> Result<Image, Trouble> {
+    let shown = path.display();
+    let not_read = |error: &std::io::Error| {
+        let exit = if error.kind() == std::io::ErrorKind::NotFound {
+            Exit::NotFound
+        } else {
+            Exit::Failed
+        };
+        Trouble::new(
+            exit,
+            format!("Reading {shown}: {error}."),
+            "Check the name of the file and who may read it.",
+        )
+    };
+    let file = std::fs::File::open(path).map_err(|error| not_read(&error))?;
+    let metadata = file.metadata().map_err(|error| not_read(&error))?;
+    if !metadata.is_file() {
+        return Err(Trouble::new(
+            Exit::Failed,
+            format!("{shown} is not a file."),
+            "Name the firmware image itself.",
+        ));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(MAX_IMAGE_LEN_BYTES)).unwrap_or(0));
+    std::io::Read::read_to_end(
+        &mut std::io::Read::take(file, MAX_IMAGE_LEN_BYTES + 1),
+        &mut bytes,
+    )
+    .map_err(|error| not_read(&error))?;
+    if bytes.len() as u64 > MAX_IMAGE_LEN_BYTES {
+        return Err(Trouble::new(
+            Exit::Failed,
+            format!("{shown} is larger than 16 MiB: no device in reach takes such an image."),
+            "Name the application image itself.",
+        ));
+    }
+    let name = path
+        .file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    Ok(Image::new(&name, bytes))
+}
+
+impl Bench {
+    fn families(&self) -> Vec<Arc<dyn Family>> {
+        families::all(&self.site, &self.ways)
+    }
+
+    /// The families that take this file, with what they say of it; an outcome where none does.
+    fn candidates(&self, request: &Request) -> Result<Vec<Candidate>, Outcome> {
+        let mut candidates = Vec::new();
+        for family in self.families() {
+            let wanted = match &request.family {
+                Some(name) => family.id().as_str() == name,
+                None => family.guessable(),
+            };
+            if !wanted {
+                continue;
+            }
+            match family.inspect(&request.image) {
+                Inspection::NotMine => {}
+                Inspection::Accepted(info) => candidates.push(Candidate {
+                    family,
+                    info,
+                    refusals: Vec::new(),
+                }),
+                Inspection::Refused(info, refusals) => candidates.push(Candidate {
+                    family,
+                    info,
+                    refusals,
+                }),
+            }
+        }
+        if candidates.is_empty() {
+            return Err(Outcome::because(
+                Ending::Refused,
+                "not this family's file",
+                format!(
+                    "{} is no firmware for this family of devices.",
+                    request.image.file_name()
+                ),
+                "Choose the file that fits the device, or another --family.",
+            ));
+        }
+        // A family whose inspection leaves nothing against the file goes first.
+        candidates.sort_by_key(|candidate| !candidate.refusals.is_empty());
+        Ok(candidates)
+    }
+
+    /// Pushes once, after settling what an earlier command has left undone.
+    pub(crate) async fn push(
+        &self,
+        request: &Request,
+        news: &(dyn Fn(News<'_>) + Send + Sync),
+        stop: watch::Receiver<Stop>,
+    ) -> Result<Pushed, Trouble> {
+        let known = match self.identify(request, news).await? {
+            Ok(known) => known,
+            Err(refused) => return Ok(*refused),
+        };
+        let now = self.engine.clock().now().wall_ms;
+        self.store
+            .upsert_device(&known.id, request.address, None, now)
+            .await
+            .map_err(|e| storing(&e))?;
+        // Naming an address to `push` enrols the device (DESIGN.md, espota authentication).
+        self.store.enroll(&known.id, now).await.map_err(|e| storing(&e))?;
+        if request.unlock {
+            self.store.unlock(&known.id).await.map_err(|e| storing(&e))?;
+            self.store
+                .save_notes(&known.id, &Notes::default())
+                .await
+                .map_err(|e| storing(&e))?;
+        }
+        self.store
+            .put_image(&request.image, now)
+            .await
+            .map_err(|e| storing(&e))?;
+        let lease = self
+            .engine
+            .lease(&known.id)
+            .await
+            .map_err(|error| not_leased(&error))?;
+        let result = self.push_leased(request, &known, &lease, news, stop).await;
+        self.engine.release(lease).await;
+        result
+    }
+
+    /// Finds out which device stands at the address. The inner error is a push that is over already.
+    async fn identify(
+        &self,
+        request: &Request,
+        news: &(dyn Fn(News<'_>) + Send + Sync),
+    ) -> Result<Result<Known, Box<Pushed>>, Trouble> {
+        let candidates = match self.candidates(request) {
+            Ok(candidates) => candidates,
+            Err(outcome) => return Ok(Err(Box::new(refused_file(request, outcome)))),
+        };
+        news(News::Image(&candidates[0].info));
+        if let Some(outcome) = refused_by_inspection(&candidates, &request.permits) {
+            let info = candidates[0].info.clone();
+            return Ok(Err(Box::new(without_job(outcome, info))));
+        }
+        if let Some(known) = self.unfinished(request, &candidates).await? {
+            return Ok(Ok(known));
+        }
+        let mut last = None;
+        for Candidate {
+            family,
+            info,
+            refusals,
+        } in candidates
+        {
+            let target = target(request, Notes::default(), Arc::new(NoAnswers));
+            let mut driver = family.open(target);
+            match look(&mut *driver).await {
+                Ok(snapshot) => {
+                    let id = snapshot.id.clone();
+                    return Ok(Ok(Known {
+                        family,
+                        id,
+                        info,
+                        refusals,
+                        snapshot: Some(snapshot),
+                    }));
+                }
+                Err(fault) => last = last.or(Some((fault, info))),
+            }
+        }
+        let (mut fault, info) = last.expect("there is at least one candidate");
+        if request.family.is_none() && fault.reason == Reason::NotUnderstood
+            || request.family.is_none() && fault.kind == FaultKind::Unreachable
+        {
+            fault = fault.advise(
+                "Check the address and the device's power. If it is a plain ArduinoOTA sketch without a status API, \
+                 say so: --family arduino --chip esp32c6 (its chip).",
+            );
+        }
+        let outcome = Outcome {
+            // Somebody answers, and it is not a device that we know: nothing was sent.
+            ending: if fault.reason == Reason::NotUnderstood {
+                Ending::Refused
+            } else {
+                Ending::Failed
+            },
+            ..before_first_byte(&fault)
+        };
+        Ok(Err(Box::new(without_job(outcome, info))))
+    }
+
+    /// A device that was at this address when its job was cut short: it may be restarting now, so it is not asked first.
+    async fn unfinished(
+        &self,
+        request: &Request,
+        candidates: &[Candidate],
+    ) -> Result<Option<Known>, Trouble> {
+        for row in self
+            .store
+            .devices_at(request.address)
+            .await
+            .map_err(|e| storing(&e))?
+        {
+            let Some(Candidate { family, info, refusals }) = candidates
+                .iter()
+                .find(|candidate| candidate.family.id() == row.id.family)
+            else {
+                continue;
+            };
+            if self
+                .store
+                .open_job(&row.id)
+                .await
+                .map_err(|e| storing(&e))?
+                .is_some()
+            {
+                return Ok(Some(Known {
+                    family: family.clone(),
+                    id: row.id,
+                    info: info.clone(),
+                    refusals: refusals.clone(),
+                    snapshot: None,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn push_leased(
+        &self,
+        request: &Request,
+        known: &Known,
+        lease: &Lease,
+        news: &(dyn Fn(News<'_>) + Send + Sync),
+        stop: watch::Receiver<Stop>,
+    ) -> Result<Pushed, Trouble> {
+        if let Some(open) = self.store.open_job(&known.id).await.map_err(|e| storing(&e))? {
+            let settled = self
+                .settle(request, known, lease, open, news, stop.clone())
+                .await?;
+            let outcome = settled
+                .job
+                .outcome()
+                .expect("a finished job has an outcome")
+                .clone();
+            news(News::Settled(&outcome));
+            // The command asked for what the interrupted one has done: that is its result.
+            if outcome.ending.is_success() && settled.job.order.image.sha256 == request.image.sha256() {
+                return Ok(of_job(settled, known.info.clone(), Vec::new()));
+            }
+        }
+        let notes = self.notes(&known.id).await?;
+        let mut driver = known
+            .family
+            .open(target(request, notes, self.engine.answers(&known.id)));
+        if let Some(undo) = self
+            .store
+            .pending_undo(&known.id)
+            .await
+            .map_err(|e| storing(&e))?
+        {
+            news(News::Settling {
+                what: undo.text.clone(),
+            });
+            if driver.undo(&undo).await.is_ok() {
+                self.store
+                    .clear_undo(&known.id, lease.epoch())
+                    .await
+                    .map_err(|e| storing(&e))?;
+            } else {
+                news(News::Warning(format!(
+                    "Still to be put back at the device: {}.",
+                    undo.text
+                )));
+            }
+        }
+        let snapshot = match &known.snapshot {
+            Some(snapshot) => snapshot.clone(),
+            None => match look(&mut *driver).await {
+                Ok(snapshot) => snapshot,
+                Err(fault) => return Ok(without_job(before_first_byte(&fault), known.info.clone())),
+            },
+        };
+        let record = self.store.installed(&known.id).await.map_err(|e| storing(&e))?;
+        news(News::Device {
+            family: &*known.family,
+            address: request.address,
+            snapshot: &snapshot,
+            record: record.as_ref(),
+        });
+        let device = device_of(request, &known.id, &snapshot);
+        let method = method_of(&*known.family, &device, request)?;
+        let mut timing = known.family.timing(&device, request.image.len_bytes());
+        if let Some(return_within) = request.return_within {
+            timing.back_within = return_within;
+        }
+        let order = Order {
+            device: known.id.clone(),
+            image: known.info.clone(),
+            method,
+            timing,
+            soak: request.soak,
+            proof: request.proof,
+            record,
+        };
+        let report = |report: Report<'_>| news(News::Job(report));
+        let work = Work {
+            family: &*known.family,
+            driver,
+            device,
+            image: &request.image,
+            refusals: &known.refusals,
+            permits: &request.permits,
+            report: &report,
+            stop,
+        };
+        let finished = self
+            .engine
+            .run(lease, work, Start::New(Box::new(order)))
+            .await
+            .map_err(|error| not_run(&error))?;
+        let mut warnings = Vec::new();
+        if let Some(error) = &finished.unrecorded {
+            warnings.push(format!("The result could not be recorded: {}.", chain(error)));
+        }
+        if let Some(undo) = &finished.job.undo {
+            warnings.push(format!(
+                "Still to be put back at the device: {}. The next command does it.",
+                undo.text
+            ));
+        }
+        Ok(of_job(finished, known.info.clone(), warnings))
+    }
+
+    /// Settles a job that a killed command has left, by looking at the device.
+    async fn settle(
+        &self,
+        request: &Request,
+        known: &Known,
+        lease: &Lease,
+        open: store::OpenJob,
+        news: &(dyn Fn(News<'_>) + Send + Sync),
+        stop: watch::Receiver<Stop>,
+    ) -> Result<Finished, Trouble> {
+        news(News::Settling {
+            what: format!("look what became of the interrupted push (job {})", open.job),
+        });
+        let image = self
+            .store
+            .image(open.image, "")
+            .await
+            .map_err(|e| storing(&e))?
+            .unwrap_or_else(|| request.image.clone());
+        let notes = self.notes(&known.id).await?;
+        let driver = known
+            .family
+            .open(target(request, notes, self.engine.answers(&known.id)));
+        let hardware = known
+            .snapshot
+            .as_ref()
+            .map(|snapshot| snapshot.hardware.clone())
+            .unwrap_or_default();
+        let device = Device {
+            id: known.id.clone(),
+            address: request.address,
+            hardware,
+            slot_bytes: request.slot_bytes,
+            versions: model::version::Versions::default(),
+        };
+        let report = |report: Report<'_>| news(News::Job(report));
+        let work = Work {
+            family: &*known.family,
+            driver,
+            device,
+            image: &image,
+            refusals: &[],
+            permits: &request.permits,
+            report: &report,
+            stop,
+        };
+        self.engine
+            .run(lease, work, Start::Resume(open))
+            .await
+            .map_err(|error| not_run(&error))
+    }
+
+    async fn notes(&self, id: &DeviceId) -> Result<Notes, Trouble> {
+        let row = self.store.device(id).await.map_err(|e| storing(&e))?;
+        Ok(row.map(|row| row.notes).unwrap_or_default())
+    }
+
+    /// Looks at device and image and says what a push would do; changes nothing. The inner error is a refusal.
+    pub(crate) async fn plan(
+        &self,
+        request: &Request,
+        news: &(dyn Fn(News<'_>) + Send + Sync),
+    ) -> Result<Result<Plan, Box<Pushed>>, Trouble> {
+        let known = match self.identify(request, news).await? {
+            Ok(known) => known,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let Some(snapshot) = known.snapshot else {
+            return Err(Trouble::new(
+                Exit::Failed,
+                "An earlier push to this device was interrupted and is not settled yet.",
+                "Push without --dry-run: it looks first what became of it.",
+            ));
+        };
+        let record = self.store.installed(&known.id).await.map_err(|e| storing(&e))?;
+        let device = device_of(request, &known.id, &snapshot);
+        let precheck = precheck(
+            &*known.family,
+            &device,
+            &snapshot,
+            (&request.image, &known.info, &known.refusals),
+            record.as_ref(),
+            &request.permits,
+        );
+        let method = method_of(&*known.family, &device, request)?;
+        let timing = known.family.timing(&device, request.image.len_bytes());
+        let takes = timing.push + Duration::from_secs(15) + request.soak;
+        Ok(Ok(Plan {
+            info: known.info,
+            family: known.family,
+            snapshot,
+            precheck,
+            method,
+            takes,
+            record,
+        }))
+    }
+}
+
+impl Plan {
+    /// What the shell is told of it.
+    pub(crate) fn exit(&self) -> Exit {
+        if !self.precheck.refusals.is_empty() {
+            Exit::Failed
+        } else if self.precheck.standing == Standing::AlreadyCurrent {
+            Exit::Nothing
+        } else {
+            Exit::Done
+        }
+    }
+}
+
+/// Looks at a device, three times if it is silent.
+async fn look(driver: &mut dyn Driver) -> Result<Snapshot, Fault> {
+    let mut n_looks = 1;
+    loop {
+        match driver.probe().await {
+            Err(fault) if fault.kind == FaultKind::Unreachable && n_looks < IDENTITY_LOOKS => {
+                n_looks += 1;
+                tokio::time::sleep(BETWEEN_LOOKS).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn target(request: &Request, notes: Notes, answers: Arc<dyn Answers>) -> Target {
+    Target {
+        address: request.address,
+        given_as: request.given_as.clone(),
+        username: request.username.clone(),
+        secret: request.secret.clone(),
+        chip: request.chip.clone(),
+        notes,
+        answers,
+    }
+}
+
+fn device_of(request: &Request, id: &DeviceId, snapshot: &Snapshot) -> Device {
+    Device {
+        id: id.clone(),
+        address: request.address,
+        hardware: snapshot.hardware.clone(),
+        slot_bytes: request.slot_bytes,
+        versions: snapshot.versions.clone(),
+    }
+}
+
+fn method_of(family: &dyn Family, device: &Device, request: &Request) -> Result<Method, Trouble> {
+    let methods = family.methods(device);
+    match &request.method {
+        Some(method) if !methods.contains(method) => {
+            let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+            Err(Trouble::new(
+                Exit::Usage,
+                format!("An {} takes no images by {method}.", family.title()),
+                format!("Choose --method {}.", names.join(" or --method ")),
+            ))
+        }
+        Some(method) => Ok(method.clone()),
+        None => methods.into_iter().next().ok_or_else(|| {
+            Trouble::new(
+                Exit::Failed,
+                "This device offers no way to bring it an image.",
+                "Update it by cable.",
+            )
+        }),
+    }
+}
+
+fn refused_by_inspection(candidates: &[Candidate], permits: &Permits) -> Option<Outcome> {
+    let standing = |refusals: &[Refusal]| -> Vec<Refusal> {
+        refusals
+            .iter()
+            .filter(|refusal| !permits.covers(refusal))
+            .cloned()
+            .collect()
+    };
+    if candidates
+        .iter()
+        .any(|candidate| standing(&candidate.refusals).is_empty())
+    {
+        return None;
+    }
+    let refusals = standing(&candidates[0].refusals);
+    let text: Vec<&str> = refusals.iter().map(|refusal| refusal.text.as_str()).collect();
+    Some(Outcome::because(
+        Ending::Refused,
+        refusals[0].rule.clone(),
+        text.join(" "),
+        refusals[0].next_step.clone(),
+    ))
+}
+
+fn refused_file(request: &Request, outcome: Outcome) -> Pushed {
+    let info = ImageInfo {
+        family: None,
+        kind: "unknown".to_owned(),
+        chip: None,
+        versions: None,
+        hint: None,
+        project: None,
+        signature: None,
+        len_bytes: request.image.len_bytes(),
+        sha256: request.image.sha256(),
+        warnings: Vec::new(),
+    };
+    without_job(outcome, info)
+}
+
+fn without_job(outcome: Outcome, info: ImageInfo) -> Pushed {
+    Pushed {
+        outcome,
+        info,
+        method: None,
+        job: None,
+        warnings: Vec::new(),
+    }
+}
+
+fn of_job(finished: Finished, info: ImageInfo, warnings: Vec<String>) -> Pushed {
+    let outcome = finished
+        .job
+        .outcome()
+        .expect("a finished job has an outcome")
+        .clone();
+    let method = Some(finished.job.order.method.clone());
+    Pushed {
+        outcome,
+        info,
+        method,
+        job: Some(finished.job),
+        warnings,
+    }
+}
+
+fn storing(error: &dyn std::error::Error) -> Trouble {
+    Trouble::new(
+        Exit::Failed,
+        format!("Nothing was sent: {}.", chain(error)),
+        "Mend what the message names, or choose another folder with --state DIR.",
+    )
+}
+
+fn not_leased(error: &LeaseError) -> Trouble {
+    match error {
+        LeaseError::Held { by, .. } => Trouble::new(
+            Exit::Failed,
+            format!(
+                "Nothing was sent: another reflash (process {} on {}) works on this device.",
+                by.pid, by.host
+            ),
+            "Wait until it has finished, then look what the device runs.",
+        ),
+        error => storing(error),
+    }
+}
+
+fn not_run(error: &RunError) -> Trouble {
+    let next_step = match error {
+        RunError::Left(_) => "Run the same command again: it looks first.",
+        RunError::Fenced => "Look at what the other process has done.",
+        RunError::NotStored(_) => "Mend what the message names, then push again.",
+        RunError::Unreadable(..) => "Use the reflash version that began the job.",
+    };
+    let what = chain(error);
+    let mut letters = what.chars();
+    let what: String = letters
+        .next()
+        .into_iter()
+        .flat_map(char::to_uppercase)
+        .chain(letters)
+        .collect();
+    Trouble::new(Exit::Failed, format!("{what}."), next_step)
+}

@@ -1,0 +1,239 @@
+//! Talks to one IR Remote Mini.
+
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use model::device::{Hardware, Health, Ota, Snapshot};
+use model::family::{Driver, Fault, FaultKind, Method, Notes, Reason, Target, Undo, Verdict};
+use model::id::{DeviceId, FamilyId};
+use model::image::Image;
+use model::progress::Progress;
+use model::version::Versions;
+use net::Site;
+use net::http::{self, Ask, AskError, Limits, Reply};
+use proto::esp_image::Chip;
+
+use super::status::Status;
+use crate::Ways;
+use crate::esp::espota::{Push, chain, endpoint};
+use crate::esp::image::FIRMWARE;
+use crate::esp::{ESPOTA, HTTP, Memory, Pace, web_update};
+
+/// What an answer may cost.
+const LIMITS: Limits = Limits::USUAL;
+/// How long to wait between a call that changes the OTA flag and reading it back. Guess: the flag is set before the reply.
+const FLAG_READS: u8 = 3;
+
+/// Talks to one device.
+pub(super) struct IrRemoteDriver {
+    site: Site,
+    ways: Ways,
+    target: Target,
+    memory: Memory,
+    /// What only `/api/ota/status` tells; it does not change while we look.
+    hardware: Option<Hardware>,
+}
+
+impl IrRemoteDriver {
+    pub(super) fn new(site: Site, ways: Ways, target: Target) -> Self {
+        let memory = Memory::read(&target.notes);
+        Self {
+            site,
+            ways,
+            target,
+            memory,
+            hardware: None,
+        }
+    }
+
+    fn web(&self) -> SocketAddr {
+        endpoint(self.target.address, self.ways.http_port)
+    }
+
+    async fn ask(&self, method: &'static str, path: &'static str) -> Result<Reply, Fault> {
+        let web = self.web();
+        let host = web_update::host_header(web);
+        let ask = Ask {
+            method,
+            path,
+            content_type: None,
+            body: Bytes::new(),
+            headers: &[],
+        };
+        http::ask(&self.site.dialer, web, &host, ask, LIMITS)
+            .await
+            .map_err(|error| {
+                let (kind, reason) = match &error {
+                    AskError::NotHttp { .. } => (FaultKind::Refused, Reason::NotUnderstood),
+                    _ => (FaultKind::Unreachable, Reason::NoAnswer),
+                };
+                Fault::before_push(
+                    kind,
+                    reason,
+                    format!("{method} http://{web}{path}: {}.", chain(&error)),
+                )
+            })
+    }
+
+    async fn status(&self, path: &'static str) -> Result<Status, Fault> {
+        let reply = self.ask("GET", path).await?;
+        let web = self.web();
+        let not_understood =
+            |text: String| Fault::before_push(FaultKind::Refused, Reason::NotUnderstood, text);
+        if reply.status != 200 {
+            let text = format!(
+                "http://{web}{path} answered with status {}: this is not an IR Remote Mini.",
+                reply.status
+            );
+            return Err(not_understood(text));
+        }
+        if reply.cut {
+            let text = format!("The answer of http://{web}{path} does not end within 64 KiB or breaks off.");
+            return Err(not_understood(text));
+        }
+        Status::parse(&reply.body).map_err(|error| {
+            not_understood(format!(
+                "The answer of http://{web}{path} is not a status: {error}."
+            ))
+        })
+    }
+
+    async fn set_ota(&self, path: &'static str) -> Result<(), Fault> {
+        let reply = self.ask("POST", path).await?;
+        if reply.status == 200 {
+            return Ok(());
+        }
+        let text = format!("The device answered {path} with status {}.", reply.status);
+        Err(Fault::before_push(FaultKind::Refused, Reason::OtaOff, text))
+    }
+
+    async fn hardware(&mut self) -> Hardware {
+        if let Some(hardware) = &self.hardware {
+            return hardware.clone();
+        }
+        // Firmware variants without this route are still devices of this family; only their chip is then not known.
+        let Ok(status) = self.status("/api/ota/status").await else {
+            return Hardware {
+                model: Some("mini".to_owned()),
+                chip: self.target.chip.clone(),
+                ..Hardware::default()
+            };
+        };
+        let told = status.chip_model.map(|model| {
+            Chip::parse(&model)
+                .and_then(|chip| chip.name().map(str::to_owned))
+                .unwrap_or(model)
+        });
+        let hardware = Hardware {
+            model: Some("mini".to_owned()),
+            chip: told.or_else(|| self.target.chip.clone()),
+            chip_revision: status.chip_revision,
+            flash_bytes: status.flash_bytes,
+        };
+        self.hardware = Some(hardware.clone());
+        hardware
+    }
+}
+
+#[async_trait]
+impl Driver for IrRemoteDriver {
+    async fn probe(&mut self) -> Result<Snapshot, Fault> {
+        let status = self.status("/api/status").await?;
+        if status.device_type.as_deref() != Some("mini") {
+            let text = format!(
+                "What answers at http://{} says that it is {}, not an IR Remote Mini.",
+                self.web(),
+                status.device_type.as_deref().unwrap_or("nothing we know")
+            );
+            return Err(Fault::before_push(
+                FaultKind::Refused,
+                Reason::NotUnderstood,
+                text,
+            ));
+        }
+        let family = FamilyId::new("ir-remote");
+        let id = match &status.mac {
+            Some(mac) => DeviceId::from_hardware(&family, mac.as_str()),
+            None => DeviceId::weak(
+                &family,
+                format!(
+                    "{}@{}",
+                    status.host_name.as_deref().unwrap_or(""),
+                    self.target.address
+                ),
+            ),
+        };
+        Ok(Snapshot {
+            id,
+            versions: status
+                .version
+                .map(|version| Versions::one(FIRMWARE, version))
+                .unwrap_or_default(),
+            uptime: status.uptime,
+            ota: match status.ota_enabled {
+                Some(true) => Ota::Enabled,
+                Some(false) => Ota::Disabled,
+                None => Ota::Unknown,
+            },
+            busy: status.ota_in_progress,
+            host_name: status.host_name,
+            hardware: self.hardware().await,
+            health: Health {
+                free_heap_bytes: status.free_heap_bytes,
+                signal_dbm: status.signal_dbm,
+            },
+        })
+    }
+
+    async fn prepare(&mut self, undo: Option<&Undo>) -> Result<Snapshot, Fault> {
+        if undo.is_some() {
+            self.set_ota("/api/ota/enable").await?;
+        }
+        self.probe().await
+    }
+
+    async fn push(&mut self, method: &Method, image: &Image, progress: &Progress) -> Result<Verdict, Fault> {
+        match method.as_str() {
+            ESPOTA => {
+                let mut memory = self.memory.clone();
+                let pace = self.ways.pace.or(memory.pace).unwrap_or(Pace::Pipelined);
+                let result = Push {
+                    site: &self.site,
+                    device: endpoint(self.target.address, self.ways.ota_port),
+                    secret: self.target.secret.as_ref(),
+                    answers: &*self.target.answers,
+                    image,
+                    progress,
+                    pace,
+                }
+                .run(&mut memory)
+                .await;
+                self.memory = memory;
+                result
+            }
+            HTTP => web_update::push(&self.site, self.web(), image, progress).await,
+            other => Err(Fault::before_push(
+                FaultKind::Refused,
+                Reason::Local,
+                format!("There is no method {other} for this family."),
+            )),
+        }
+    }
+
+    async fn undo(&mut self, _undo: &Undo) -> Result<(), Fault> {
+        // The flag lives in the device's memory only, and this family never undoes anything else.
+        self.set_ota("/api/ota/disable").await?;
+        for _ in 0..FLAG_READS {
+            if self.status("/api/status").await?.ota_enabled != Some(true) {
+                return Ok(());
+            }
+        }
+        let text = "The device was told to refuse updates again, and still says that it takes them.";
+        Err(Fault::before_push(FaultKind::Refused, Reason::OtaOff, text))
+    }
+
+    fn notes(&self) -> Notes {
+        self.memory.write()
+    }
+}

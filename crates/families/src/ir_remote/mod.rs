@@ -1,0 +1,209 @@
+//! The IR Remote Mini: an ESP32 with `ArduinoOTA`, a web server and a status API (PROTOCOLS.md sections B, C and E).
+
+mod driver;
+mod status;
+
+use std::time::Duration;
+
+use model::device::{Device, Ota, Snapshot};
+use model::family::{Driver, Family, Label, Method, Target, Timing, Undo};
+use model::id::FamilyId;
+use model::image::{Image, ImageInfo, Inspection, Refusal, VersionSource};
+use model::installed::Installed;
+use model::version::{Relation, Versions};
+use net::Site;
+use proto::espota::DEVICE_STALL;
+
+use crate::Ways;
+use crate::esp::{self, ESPOTA, HTTP, image::FIRMWARE};
+
+/// What one takes in a second, bytes: a fair middle of published rates (PERFORMANCE.md section 3).
+const BYTES_PER_S: u64 = 100_000;
+
+/// The family.
+pub(crate) struct IrRemote {
+    site: Site,
+    ways: Ways,
+}
+
+impl IrRemote {
+    pub(crate) fn new(site: Site, ways: Ways) -> Self {
+        Self { site, ways }
+    }
+}
+
+/// How long an `ArduinoOTA` device takes.
+pub(crate) fn timing(image_len_bytes: u64) -> Timing {
+    Timing {
+        push: Duration::from_millis(image_len_bytes.saturating_mul(1000) / BYTES_PER_S),
+        quiet: DEVICE_STALL,
+        gone_within: Duration::from_secs(30),
+        back_within: Duration::from_mins(3),
+        look_every: Duration::from_millis(250),
+    }
+}
+
+/// The version in a name like `ir_remote_v2.0.0.bin` (PROTOCOLS.md E6): the last three numbers joined by dots.
+fn version_in_name(file_name: &str) -> Option<Versions> {
+    let stem = file_name.strip_suffix(".bin").unwrap_or(file_name);
+    let start = stem
+        .rfind(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .map_or(0, |idx| idx + 1);
+    let version = stem.get(start..)?;
+    let parts: Vec<&str> = version.split('.').collect();
+    let is_version = parts.len() == 3 && parts.iter().all(|part| !part.is_empty() && part.len() <= 9);
+    is_version.then(|| Versions::one(FIRMWARE, version))
+}
+
+impl Family for IrRemote {
+    fn id(&self) -> FamilyId {
+        FamilyId::new("ir-remote")
+    }
+
+    fn title(&self) -> &'static str {
+        "IR Remote Mini"
+    }
+
+    fn inspect(&self, image: &Image) -> Inspection {
+        if image.file_name().to_lowercase().ends_with(".mbin") {
+            return Inspection::NotMine;
+        }
+        esp::image::inspect(&self.id(), image, version_in_name(image.file_name()))
+    }
+
+    fn version_source(&self) -> VersionSource {
+        VersionSource::Image
+    }
+
+    fn relate(&self, installed: &Versions, offered: &Versions) -> Relation {
+        relate(installed, offered)
+    }
+
+    fn accepts(&self, device: &Device, _image: &ImageInfo, bytes: &Image) -> Vec<Refusal> {
+        esp::image::accepts(device, bytes)
+    }
+
+    fn methods(&self, _device: &Device) -> Vec<Method> {
+        vec![Method::new(ESPOTA), Method::new(HTTP)]
+    }
+
+    fn timing(&self, _device: &Device, image_len_bytes: u64) -> Timing {
+        timing(image_len_bytes)
+    }
+
+    fn undo(&self, before: &Snapshot) -> Option<Undo> {
+        (before.ota == Ota::Disabled).then(|| Undo {
+            text: "turn OTA off again".to_owned(),
+            value: serde_json::json!({ "ota": "off" }),
+        })
+    }
+
+    fn label(
+        &self,
+        before: &Snapshot,
+        image: &ImageInfo,
+        record: Option<&Installed>,
+        after: &Snapshot,
+    ) -> Label {
+        label(before, image, record, after)
+    }
+
+    fn open(&self, target: Target) -> Box<dyn Driver> {
+        Box::new(driver::IrRemoteDriver::new(
+            self.site.clone(),
+            self.ways.clone(),
+            target,
+        ))
+    }
+}
+
+/// What one label says after a push.
+fn label(before: &Snapshot, image: &ImageInfo, record: Option<&Installed>, after: &Snapshot) -> Label {
+    let part = |versions: &Versions| versions.part(FIRMWARE).map(str::to_owned);
+    let Some(now) = part(&after.versions) else {
+        return Label::Unreadable;
+    };
+    let then = part(&before.versions);
+    let moved = then.as_ref() != Some(&now);
+    match image.versions.as_ref().and_then(part) {
+        Some(stated) if stated == now && moved => Label::Target,
+        Some(stated) if stated == now => Label::Same,
+        // The image itself states no version: then any move is its doing.
+        None if moved => Label::Target,
+        _ if moved => Label::Other,
+        _ if record.is_some_and(|record| record.label_moves) => Label::Old,
+        _ => Label::Unmoved,
+    }
+}
+
+/// Compares versions made of numbers and dots; anything else only as equal or not.
+fn relate(installed: &Versions, offered: &Versions) -> Relation {
+    let (Some(installed), Some(offered)) = (installed.part(FIRMWARE), offered.part(FIRMWARE)) else {
+        return Relation::Unknown;
+    };
+    if installed == offered {
+        return Relation::Same;
+    }
+    let (Some(mut installed), Some(mut offered)) = (numbers(installed), numbers(offered)) else {
+        return Relation::Unknown;
+    };
+    let len = installed.len().max(offered.len());
+    installed.resize(len, 0);
+    offered.resize(len, 0);
+    match offered.cmp(&installed) {
+        std::cmp::Ordering::Less => Relation::Older,
+        std::cmp::Ordering::Equal => Relation::Same,
+        std::cmp::Ordering::Greater => Relation::Newer,
+    }
+}
+
+fn numbers(version: &str) -> Option<Vec<u32>> {
+    let version = version.strip_prefix(['v', 'V']).unwrap_or(version);
+    version.split('.').map(|part| part.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn versions(text: &str) -> Versions {
+        Versions::one(FIRMWARE, text)
+    }
+
+    #[test]
+    fn the_version_in_a_file_name_is_its_last_three_numbers() {
+        for (name, version) in [
+            ("ir_remote_v2.0.0.bin", Some("2.0.0")),
+            ("v11.0.0.bin", Some("11.0.0")),
+            ("ir_remote-1.2.3.bin", Some("1.2.3")),
+            ("latest.bin", None),
+            ("ir_remote_v2.bin", None),
+            ("ir_remote_1.2.3-rc1.bin", None),
+            ("1..2.bin", None),
+        ] {
+            assert_eq!(version_in_name(name), version.map(versions), "{name}");
+        }
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        for (installed, offered, relation) in [
+            ("1.9", "1.10", Relation::Newer),
+            ("1.10", "1.9", Relation::Older),
+            ("1.0", "1.0.0", Relation::Same),
+            ("v1.0", "1.0", Relation::Same),
+            ("1.0", "beta", Relation::Unknown),
+            ("beta", "beta", Relation::Same),
+        ] {
+            assert_eq!(
+                relate(&versions(installed), &versions(offered)),
+                relation,
+                "{installed} {offered}"
+            );
+            assert_eq!(
+                relate(&versions(offered), &versions(installed)),
+                relation.reversed()
+            );
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! What can go wrong, one enum per operation, so that callers match on it.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::PathBuf;
+
+use model::id::{JobId, Sha256};
+
+use crate::process::Holder;
+
+/// What a failed read or write means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// Another process held the database for longer than the busy timeout; nothing changed, try again.
+    Busy,
+    /// The disk is full; nothing changed, try again when there is room.
+    Full,
+    /// The database's content is damaged.
+    Corrupt,
+    /// The database may not be written.
+    ReadOnly,
+    /// It could not be made durable, or an earlier write could not: stop, restart, and read what is on disk.
+    Io,
+}
+
+impl std::fmt::Display for StoreErrorKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Busy => "another process kept the database busy",
+            Self::Full => "the disk is full",
+            Self::Corrupt => "the database is damaged",
+            Self::ReadOnly => "the database cannot be written",
+            Self::Io => "the database could not be read or made durable",
+        })
+    }
+}
+
+/// A read or a write that failed and changed nothing that can be seen.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}: {kind}")]
+pub struct StoreError {
+    /// What it means.
+    pub kind: StoreErrorKind,
+    /// What was being done.
+    pub doing: &'static str,
+    source: Option<sqlx::Error>,
+}
+
+impl StoreError {
+    pub(crate) fn new(doing: &'static str, source: sqlx::Error) -> Self {
+        Self {
+            kind: kind_of(&source),
+            doing,
+            source: Some(source),
+        }
+    }
+
+    pub(crate) fn lost(doing: &'static str) -> Self {
+        Self {
+            kind: StoreErrorKind::Io,
+            doing,
+            source: None,
+        }
+    }
+}
+
+/// Primary result codes of `SQLite` (sqlite.org/rescode.html).
+mod code {
+    pub(super) const PERM: i32 = 3;
+    pub(super) const BUSY: i32 = 5;
+    pub(super) const LOCKED: i32 = 6;
+    pub(super) const READONLY: i32 = 8;
+    pub(super) const CORRUPT: i32 = 11;
+    pub(super) const FULL: i32 = 13;
+    pub(super) const CANTOPEN: i32 = 14;
+    pub(super) const AUTH: i32 = 23;
+    pub(super) const NOTADB: i32 = 26;
+    /// Extended: the shared-memory file could not grow, which is a full disk.
+    pub(super) const IOERR_SHMSIZE: i32 = 0x0a | (19 << 8);
+}
+
+pub(crate) fn kind_of(error: &sqlx::Error) -> StoreErrorKind {
+    match error {
+        sqlx::Error::Database(error) => {
+            let extended: i32 = error
+                .code()
+                .as_deref()
+                .map_or(0, |code| code.parse().unwrap_or(0));
+            match (extended, extended & 0xff) {
+                (code::IOERR_SHMSIZE, _) | (_, code::FULL) => StoreErrorKind::Full,
+                (_, code::BUSY | code::LOCKED) => StoreErrorKind::Busy,
+                (_, code::CORRUPT | code::NOTADB) => StoreErrorKind::Corrupt,
+                (_, code::READONLY | code::CANTOPEN | code::PERM | code::AUTH) => StoreErrorKind::ReadOnly,
+                _ => StoreErrorKind::Io,
+            }
+        }
+        sqlx::Error::PoolTimedOut => StoreErrorKind::Busy,
+        sqlx::Error::Decode(_)
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::RowNotFound => StoreErrorKind::Corrupt,
+        _ => StoreErrorKind::Io,
+    }
+}
+
+/// Why a state folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder cannot be made, read or written.
+    #[error(
+        "using the state folder {}: make it readable and writable for this user, or name another with --state",
+        folder.display()
+    )]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// There is no room.
+    #[error("opening the database in {}: the disk is full; make room and try again", folder.display())]
+    Full {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Other processes kept it busy for too long.
+    #[error("opening the database in {}: another process keeps it busy; try again later", folder.display())]
+    Busy {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A newer program wrote the database.
+    #[error(
+        "opening {}: it has schema {found} and this program knows {known}; use the newer program",
+        path.display()
+    )]
+    NewerSchema {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The newest schema that this program knows.
+        known: i64,
+    },
+    /// The file is damaged or not ours. It was left as it is.
+    #[error(
+        "opening {}: it is damaged or not a database of this program ({what}); \
+         move the file away together with its -wal and -shm files to start afresh, or restore a backup",
+        path.display()
+    )]
+    Corrupt {
+        /// The database.
+        path: PathBuf,
+        /// What was found.
+        what: Cow<'static, str>,
+    },
+    /// The database does not keep what it is told as safely as we need.
+    #[error(
+        "opening {}: {mode} is {found} where {wanted} is needed to survive a power cut; use a local disk",
+        path.display()
+    )]
+    Modes {
+        /// The database.
+        path: PathBuf,
+        /// The mode's name.
+        mode: &'static str,
+        /// Its value as read back.
+        found: String,
+        /// The value that was set.
+        wanted: &'static str,
+    },
+    /// Something else failed below.
+    #[error("opening {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Why the inventory could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// The device was never stored.
+    #[error("device {device} is not known")]
+    UnknownDevice {
+        /// The device.
+        device: String,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a lease was not granted, renewed or released.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Somebody else works on the device.
+    #[error("the device is held by process {} on {}", by.pid, by.host)]
+    Held {
+        /// Who.
+        by: Holder,
+        /// Until when at least, unless it is renewed; milliseconds since 1970.
+        until_wall_ms: i64,
+    },
+    /// The lease was taken over: stop, and write nothing more.
+    #[error("the lease was taken over by somebody else")]
+    Fenced,
+    /// The device was never stored.
+    #[error("device {device} is not known")]
+    UnknownDevice {
+        /// The device.
+        device: String,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why an event was not written. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The lease is not ours any more: stop, and write nothing more.
+    #[error("the lease was taken over by somebody else")]
+    Fenced,
+    /// The job has had its last event.
+    #[error("job {0} is finished")]
+    Finished(JobId),
+    /// The device has an unfinished job, which must be settled first.
+    #[error("job {0} of this device is not finished")]
+    JobOpen(JobId),
+    /// There is no such job.
+    #[error("there is no job {0}")]
+    NoSuchJob(JobId),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why an image could not be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The stored bytes are not the image's any more.
+    #[error("image {digest} in the store is damaged ({}); add the file again", path.display())]
+    Corrupt {
+        /// The image.
+        digest: Sha256,
+        /// The damaged file.
+        path: PathBuf,
+    },
+    /// There is no room for it.
+    #[error("storing an image at {}: the disk is full", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another process kept the image folder locked for too long.
+    #[error("storing an image at {}: another process keeps the folder locked", path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file could not be read or written.
+    #[error("reading or writing {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,418 @@
+//! The journal: what happened in each job, append-only, gapless and fenced.
+
+use std::time::Duration;
+
+use model::family::Undo;
+use model::id::{DeviceId, JobId, Sha256};
+use model::installed::Installed;
+use model::time::Now;
+use serde_json::Value;
+use sqlx::Row;
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use crate::Store;
+use crate::error::{JournalError, StoreError};
+use crate::inventory::{decode, device_id, from_json, key, to_json};
+use crate::lease::is_held;
+
+/// What to do with something that is kept beside the journal.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Change<'a, T> {
+    /// Leave it.
+    Keep,
+    /// Replace it.
+    Set(&'a T),
+    /// Remove it.
+    Clear,
+}
+
+// Not derived, because that would ask `T` to be `Copy` too.
+impl<T> Clone for Change<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Change<'_, T> {}
+
+/// One event to write. What changes with it is committed with it, or not at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// What happened, or is about to.
+    pub step: &'a str,
+    /// Which push it belongs to; 0 before the first.
+    pub attempt: u8,
+    /// The evidence.
+    pub detail: &'a Value,
+    /// The job after it.
+    pub state: &'a Value,
+    /// In which run of the machine (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: &'a str,
+    /// When.
+    pub now: Now,
+    /// Whether it is the job's last.
+    pub finished: bool,
+    /// What the device is believed to run from now on.
+    pub installed: Change<'a, Installed>,
+    /// What has to be put back from now on.
+    pub undo: Change<'a, Undo>,
+}
+
+impl<'a> Event<'a> {
+    /// An event that changes nothing beside the job; the first attempt's fields are to be set where they matter.
+    pub fn new(step: &'a str, state: &'a Value, boot_id: &'a str, now: Now) -> Self {
+        Self {
+            step,
+            attempt: 0,
+            detail: &Value::Null,
+            state,
+            boot_id,
+            now,
+            finished: false,
+            installed: Change::Keep,
+            undo: Change::Keep,
+        }
+    }
+}
+
+/// An event as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventRow {
+    /// Its number in the job, from 1, without gaps.
+    pub seq: i64,
+    /// The lease under which it was written.
+    pub epoch: i64,
+    /// Which push it belongs to.
+    pub attempt: u8,
+    /// What happened.
+    pub step: String,
+    /// The evidence.
+    pub detail: Value,
+    /// The job after it.
+    pub state: Value,
+    /// In which run of the machine.
+    pub boot_id: String,
+    /// When.
+    pub now: Now,
+}
+
+/// A job that has not had its last event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenJob {
+    /// Its number.
+    pub job: JobId,
+    /// The image that it brings.
+    pub image: Sha256,
+    /// The job after its last event.
+    pub state: Value,
+    /// In which run of the machine its last event was written.
+    pub boot_id: String,
+    /// When its last event was written.
+    pub last: Now,
+}
+
+/// Something that has to be put back at a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingUndo {
+    /// The device.
+    pub device: DeviceId,
+    /// The job that made it necessary.
+    pub job: Option<JobId>,
+    /// What to do.
+    pub undo: Undo,
+    /// Since when, milliseconds since 1970.
+    pub since_wall_ms: i64,
+}
+
+impl Store {
+    /// Begins a job with its first event.
+    pub async fn start_job(
+        &self,
+        id: &DeviceId,
+        epoch: i64,
+        image: Sha256,
+        event: &Event<'_>,
+    ) -> Result<JobId, JournalError> {
+        let device = key(id);
+        let mut write = self.write("beginning a job").await?;
+        let held = is_held(write.connection(), &device, epoch).await;
+        if !held.map_err(write.failed())? {
+            return Err(JournalError::Fenced);
+        }
+        let unfinished: Option<i64> =
+            sqlx::query_scalar("select job from job where device = $1 and not finished")
+                .bind(&device)
+                .fetch_optional(write.connection())
+                .await
+                .map_err(write.failed())?;
+        if let Some(job) = unfinished {
+            return Err(JournalError::JobOpen(JobId(job)));
+        }
+        let job: i64 = sqlx::query_scalar(
+            "insert into job (device, image, started_ms, last_seq, finished) \
+             values ($1, $2, $3, 1, $4) returning job",
+        )
+        .bind(&device)
+        .bind(image.to_string())
+        .bind(event.now.wall_ms)
+        .bind(event.finished)
+        .fetch_one(write.connection())
+        .await
+        .map_err(write.failed())?;
+        let inserted = insert(write.connection(), &device, JobId(job), 1, epoch, event).await;
+        inserted.map_err(write.failed())?;
+        write.commit().await?;
+        Ok(JobId(job))
+    }
+
+    /// Writes the next event of a job and returns its number. When this returns, it survives a power cut.
+    pub async fn append(&self, job: JobId, epoch: i64, event: &Event<'_>) -> Result<i64, JournalError> {
+        let mut write = self.write("writing an event").await?;
+        let next = sqlx::query(
+            "update job set last_seq = last_seq + 1, finished = $3 \
+             where job = $1 and not finished and exists \
+             (select 1 from lease where lease.device = job.device and lease.epoch = $2 and lease.held) \
+             returning last_seq, device",
+        )
+        .bind(job.0)
+        .bind(epoch)
+        .bind(event.finished)
+        .fetch_optional(write.connection())
+        .await
+        .map_err(write.failed())?;
+        let Some(row) = next else {
+            let finished: Option<bool> = sqlx::query_scalar("select finished from job where job = $1")
+                .bind(job.0)
+                .fetch_optional(write.connection())
+                .await
+                .map_err(write.failed())?;
+            return Err(match finished {
+                None => JournalError::NoSuchJob(job),
+                Some(true) => JournalError::Finished(job),
+                Some(false) => JournalError::Fenced,
+            });
+        };
+        let seq: i64 = row.try_get("last_seq").map_err(write.failed())?;
+        let device: String = row.try_get("device").map_err(write.failed())?;
+        let inserted = insert(write.connection(), &device, job, seq, epoch, event).await;
+        inserted.map_err(write.failed())?;
+        write.commit().await?;
+        Ok(seq)
+    }
+
+    /// The job of a device that has not had its last event.
+    pub async fn open_job(&self, id: &DeviceId) -> Result<Option<OpenJob>, StoreError> {
+        const DOING: &str = "reading the unfinished job of a device";
+        sqlx::query(
+            "select job.job, job.image, job_event.state, job_event.boot_id, job_event.boot_ns, job_event.wall_ms \
+             from job join job_event on job_event.job = job.job and job_event.seq = job.last_seq \
+             where job.device = $1 and not job.finished",
+        )
+        .bind(key(id))
+        .fetch_optional(self.readers())
+        .await
+        .and_then(|row| row.as_ref().map(open_job).transpose())
+        .map_err(|source| StoreError::new(DOING, source))
+    }
+
+    /// All events of a job, in order.
+    pub async fn events(&self, job: JobId) -> Result<Vec<EventRow>, StoreError> {
+        const DOING: &str = "reading the events of a job";
+        sqlx::query(
+            "select seq, epoch, attempt, step, detail, state, boot_id, boot_ns, wall_ms \
+             from job_event where job = $1 order by seq",
+        )
+        .bind(job.0)
+        .fetch_all(self.readers())
+        .await
+        .and_then(|rows| rows.iter().map(event_row).collect())
+        .map_err(|source| StoreError::new(DOING, source))
+    }
+
+    /// Stores what has to be put back, outside of an event; a later one replaces it.
+    pub async fn set_undo(
+        &self,
+        id: &DeviceId,
+        epoch: i64,
+        job: Option<JobId>,
+        undo: &Undo,
+        wall_ms: i64,
+    ) -> Result<(), JournalError> {
+        let device = key(id);
+        let mut write = self.write("storing what has to be put back").await?;
+        let held = is_held(write.connection(), &device, epoch).await;
+        if !held.map_err(write.failed())? {
+            return Err(JournalError::Fenced);
+        }
+        let put = put_undo(write.connection(), &device, job, undo, wall_ms).await;
+        put.map_err(write.failed())?;
+        Ok(write.commit().await?)
+    }
+
+    /// Stores that it was put back.
+    pub async fn clear_undo(&self, id: &DeviceId, epoch: i64) -> Result<(), JournalError> {
+        let device = key(id);
+        let mut write = self.write("storing that it was put back").await?;
+        let held = is_held(write.connection(), &device, epoch).await;
+        if !held.map_err(write.failed())? {
+            return Err(JournalError::Fenced);
+        }
+        let dropped = drop_undo(write.connection(), &device).await;
+        dropped.map_err(write.failed())?;
+        Ok(write.commit().await?)
+    }
+
+    /// What has to be put back at a device.
+    pub async fn pending_undo(&self, id: &DeviceId) -> Result<Option<Undo>, StoreError> {
+        const DOING: &str = "reading what has to be put back";
+        let text: Option<String> = sqlx::query_scalar("select value from pending_undo where device = $1")
+            .bind(key(id))
+            .fetch_optional(self.readers())
+            .await
+            .map_err(|source| StoreError::new(DOING, source))?;
+        text.map(|text| from_json(&text))
+            .transpose()
+            .map_err(|source| StoreError::new(DOING, source))
+    }
+
+    /// All that has to be put back, the oldest first.
+    pub async fn pending_undos(&self) -> Result<Vec<PendingUndo>, StoreError> {
+        const DOING: &str = "reading what has to be put back";
+        sqlx::query(
+            "select family, hardware, strength, job, value, since_ms \
+             from pending_undo join device on device.id = pending_undo.device order by since_ms, device.id",
+        )
+        .fetch_all(self.readers())
+        .await
+        .and_then(|rows| rows.iter().map(undo_row).collect())
+        .map_err(|source| StoreError::new(DOING, source))
+    }
+}
+
+async fn insert(
+    connection: &mut SqliteConnection,
+    device: &str,
+    job: JobId,
+    seq: i64,
+    epoch: i64,
+    event: &Event<'_>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into job_event (job, seq, epoch, attempt, step, detail, state, boot_id, boot_ns, wall_ms) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(job.0)
+    .bind(seq)
+    .bind(epoch)
+    .bind(i64::from(event.attempt))
+    .bind(event.step)
+    .bind(to_json(event.detail))
+    .bind(to_json(event.state))
+    .bind(event.boot_id)
+    .bind(i64::try_from(event.now.boot.as_nanos()).unwrap_or(i64::MAX))
+    .bind(event.now.wall_ms)
+    .execute(&mut *connection)
+    .await?;
+    match event.installed {
+        Change::Keep => {}
+        Change::Set(installed) => {
+            record(&mut *connection, device, Some(installed), event.now.wall_ms).await?;
+        }
+        Change::Clear => record(&mut *connection, device, None, event.now.wall_ms).await?,
+    }
+    match event.undo {
+        Change::Keep => Ok(()),
+        Change::Set(undo) => put_undo(connection, device, Some(job), undo, event.now.wall_ms).await,
+        Change::Clear => drop_undo(connection, device).await,
+    }
+}
+
+async fn record(
+    connection: &mut SqliteConnection,
+    device: &str,
+    installed: Option<&Installed>,
+    wall_ms: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("update device set installed = $2, installed_ms = $3 where id = $1")
+        .bind(device)
+        .bind(installed.map(to_json))
+        .bind(wall_ms)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+async fn put_undo(
+    connection: &mut SqliteConnection,
+    device: &str,
+    job: Option<JobId>,
+    undo: &Undo,
+    wall_ms: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into pending_undo (device, job, value, since_ms) values ($1, $2, $3, $4) \
+         on conflict (device) do update set job = excluded.job, value = excluded.value, \
+         since_ms = excluded.since_ms",
+    )
+    .bind(device)
+    .bind(job.map(|job| job.0))
+    .bind(to_json(undo))
+    .bind(wall_ms)
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+async fn drop_undo(connection: &mut SqliteConnection, device: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from pending_undo where device = $1")
+        .bind(device)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+fn open_job(row: &SqliteRow) -> Result<OpenJob, sqlx::Error> {
+    let image: String = row.try_get("image")?;
+    Ok(OpenJob {
+        job: JobId(row.try_get("job")?),
+        image: image
+            .parse()
+            .map_err(|_| decode("an image's name is no digest"))?,
+        state: from_json(row.try_get("state")?)?,
+        boot_id: row.try_get("boot_id")?,
+        last: now(row)?,
+    })
+}
+
+fn event_row(row: &SqliteRow) -> Result<EventRow, sqlx::Error> {
+    let attempt: i64 = row.try_get("attempt")?;
+    Ok(EventRow {
+        seq: row.try_get("seq")?,
+        epoch: row.try_get("epoch")?,
+        attempt: u8::try_from(attempt).map_err(decode)?,
+        step: row.try_get("step")?,
+        detail: from_json(row.try_get("detail")?)?,
+        state: from_json(row.try_get("state")?)?,
+        boot_id: row.try_get("boot_id")?,
+        now: now(row)?,
+    })
+}
+
+fn undo_row(row: &SqliteRow) -> Result<PendingUndo, sqlx::Error> {
+    let job: Option<i64> = row.try_get("job")?;
+    Ok(PendingUndo {
+        device: device_id(row)?,
+        job: job.map(JobId),
+        undo: from_json(row.try_get("value")?)?,
+        since_wall_ms: row.try_get("since_ms")?,
+    })
+}
+
+fn now(row: &SqliteRow) -> Result<Now, sqlx::Error> {
+    let boot_ns: i64 = row.try_get("boot_ns")?;
+    Ok(Now {
+        boot: Duration::from_nanos(u64::try_from(boot_ns).map_err(decode)?),
+        wall_ms: row.try_get("wall_ms")?,
+    })
+}
