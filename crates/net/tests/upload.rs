@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use model::family::Reach;
 use model::progress::{Progress, PushPhase};
-use net::http::{self, Reason, Upload, UploadError, UploadLimits, Uploaded};
+use net::http::{self, Upload, UploadError, UploadLimits, UploadReason, Uploaded};
 use net::{DialError, Dialer, Networks};
 
 use common::{
@@ -178,7 +178,7 @@ async fn a_cancel_in_the_middle_stops_the_bytes() {
         }
     });
     let error = upload(addr, &image, &progress, LIMITS).await.unwrap_err();
-    assert!(matches!(error.reason, Reason::Cancelled), "{error:?}");
+    assert!(matches!(error.reason, UploadReason::Cancelled), "{error:?}");
     assert_eq!(error.reach, Reach::Part);
     let (rest, end) = device.join().unwrap();
     assert_eq!(
@@ -206,7 +206,7 @@ async fn a_cancel_before_the_first_byte_sends_no_image() {
     let error = upload(addr, &image(100_000), &progress, LIMITS)
         .await
         .unwrap_err();
-    assert!(matches!(error.reason, Reason::Cancelled), "{error:?}");
+    assert!(matches!(error.reason, UploadReason::Cancelled), "{error:?}");
     assert_eq!((error.reach, error.handed_image_bytes), (Reach::Nothing, 0));
     assert_eq!(device.join().unwrap(), 0);
 }
@@ -230,7 +230,7 @@ async fn a_device_that_stops_reading_is_a_stall() {
         .unwrap_err();
     assert!(since.elapsed() < SOON);
     assert!(
-        matches!(error.reason, Reason::Stalled { after: waited } if waited == after),
+        matches!(error.reason, UploadReason::Stalled { after: waited } if waited == after),
         "{error:?}"
     );
     assert_eq!(error.reach, Reach::Part);
@@ -338,7 +338,7 @@ async fn a_reset_in_the_middle_is_a_broken_transfer() {
         .unwrap_err();
     device.join().unwrap();
     assert!(
-        matches!(&error.reason, Reason::Broke(source)
+        matches!(&error.reason, UploadReason::Broke(source)
             if matches!(source.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)),
         "{error:?}"
     );
@@ -362,7 +362,7 @@ async fn a_reset_after_the_last_byte_is_no_reply() {
         .unwrap_err();
     device.join().unwrap();
     assert!(
-        matches!(&error.reason, Reason::NoReply(Some(source)) if source.kind() == ErrorKind::ConnectionReset),
+        matches!(&error.reason, UploadReason::NoReply(Some(source)) if source.kind() == ErrorKind::ConnectionReset),
         "{error:?}"
     );
     assert_eq!((error.reach, error.acked_image_bytes), (Reach::Whole, 100_000));
@@ -375,7 +375,7 @@ async fn closing_after_the_last_byte_is_no_reply() {
         .await
         .unwrap_err();
     device.join().unwrap();
-    assert!(matches!(&error.reason, Reason::NoReply(_)), "{error:?}");
+    assert!(matches!(&error.reason, UploadReason::NoReply(_)), "{error:?}");
     assert_eq!(error.reach, Reach::Whole);
 }
 
@@ -412,7 +412,7 @@ async fn silence_after_the_last_byte_ends_with_the_limit() {
     let error = upload(addr, &image(100_000), &Progress::default(), limits)
         .await
         .unwrap_err();
-    assert!(matches!(error.reason, Reason::NoReply(None)), "{error:?}");
+    assert!(matches!(error.reason, UploadReason::NoReply(None)), "{error:?}");
     assert_eq!((error.reach, error.acked_image_bytes), (Reach::Whole, 100_000));
     end.send(()).unwrap();
     device.join().unwrap();
@@ -432,7 +432,7 @@ async fn it_all_ends_with_the_limit_in_all() {
         .await
         .unwrap_err();
     assert!(
-        matches!(error.reason, Reason::TimedOut { after } if after == total),
+        matches!(error.reason, UploadReason::TimedOut { after } if after == total),
         "{error:?}"
     );
     assert_eq!(error.reach, Reach::Part);
@@ -445,7 +445,7 @@ async fn without_a_connection_nothing_left() {
     let (_bound, addr) = refusing();
     let error = upload(addr, &image(1000), &progress, LIMITS).await.unwrap_err();
     assert!(
-        matches!(error.reason, Reason::Dial(DialError::Refused { .. })),
+        matches!(error.reason, UploadReason::Dial(DialError::Refused { .. })),
         "{error:?}"
     );
     assert_eq!(
@@ -475,7 +475,7 @@ async fn without_a_connection_nothing_left() {
         .await
         .unwrap_err();
     assert!(
-        matches!(error.reason, Reason::Dial(DialError::NotAllowed { .. })),
+        matches!(error.reason, UploadReason::Dial(DialError::NotAllowed { .. })),
         "{error:?}"
     );
 }
@@ -490,6 +490,6 @@ async fn garbage_instead_of_a_reply_is_named() {
         .await
         .unwrap_err();
     device.join().unwrap();
-    assert!(matches!(error.reason, Reason::NotHttp(_)), "{error:?}");
+    assert!(matches!(error.reason, UploadReason::NotHttp(_)), "{error:?}");
     assert_eq!(error.reach, Reach::Whole);
 }
