@@ -18,6 +18,7 @@ use net::{Callback, Dialer, Networks, Site};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use store::Store;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -285,11 +286,16 @@ fn prompt(device: &str) -> Result<Option<SecretString>, Trouble> {
     Ok((!password.is_empty()).then(|| SecretString::from(password)))
 }
 
-/// The first interrupt cancels as long as that is possible, the second stops even the watching.
+/// The first interrupt (or request to end) cancels as long as that is possible, the second stops even the watching.
 pub(super) async fn interrupts(stop: watch::Sender<Stop>) {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return;
+    };
     for wanted in [Stop::Cancel, Stop::Leave] {
-        if tokio::signal::ctrl_c().await.is_err() {
-            return;
+        // Both arms only wait for a signal; one that comes in between is kept for the next round.
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => if interrupted.is_err() { return },
+            _ = terminate.recv() => {}
         }
         stop.send_replace(wanted);
     }
