@@ -206,4 +206,73 @@ mod tests {
             );
         }
     }
+
+    /// What the label says: `stated` is the image's own version, `moves` whether earlier labels moved.
+    #[track_caller]
+    fn check_label(before: &str, stated: Option<&str>, moves: Option<bool>, after: &str, expected: &Label) {
+        let snapshot = |version: &str| Snapshot {
+            id: model::id::DeviceId::from_hardware(&FamilyId::new("ir-remote"), "a0b1c2d3e4f5"),
+            versions: if version.is_empty() {
+                Versions::default()
+            } else {
+                versions(version)
+            },
+            uptime: None,
+            ota: Ota::Enabled,
+            busy: false,
+            host_name: None,
+            hardware: model::device::Hardware::default(),
+            health: model::device::Health::default(),
+        };
+        let image = ImageInfo {
+            family: None,
+            kind: "esp-app".to_owned(),
+            chip: None,
+            versions: stated.map(versions),
+            hint: Some(versions("9.9.9")),
+            project: None,
+            signature: None,
+            len_bytes: 1,
+            sha256: model::id::Sha256::of(b"x"),
+            warnings: Vec::new(),
+        };
+        let record = moves.map(|label_moves| Installed {
+            digest: None,
+            label: versions(before),
+            label_moves,
+        });
+        assert_eq!(
+            label(&snapshot(before), &image, record.as_ref(), &snapshot(after)),
+            *expected
+        );
+    }
+
+    #[test]
+    fn a_label_is_the_target_when_it_moved_to_what_the_image_states() {
+        check_label("1.0", Some("2.0"), None, "2.0", &Label::Target);
+        check_label("1.0", Some("2.0"), None, "3.0", &Label::Other);
+    }
+
+    #[test]
+    fn a_label_that_was_the_target_before_proves_nothing() {
+        check_label("2.0", Some("2.0"), Some(true), "2.0", &Label::Same);
+    }
+
+    #[test]
+    fn any_move_is_the_doing_of_an_image_that_states_nothing() {
+        check_label("1.0", None, None, "1.1", &Label::Target);
+    }
+
+    #[test]
+    fn an_unmoved_label_is_the_old_one_only_where_labels_are_known_to_move() {
+        check_label("1.0", None, None, "1.0", &Label::Unmoved);
+        check_label("1.0", None, Some(false), "1.0", &Label::Unmoved);
+        check_label("1.0", None, Some(true), "1.0", &Label::Old);
+        check_label("1.0", Some("2.0"), Some(true), "1.0", &Label::Old);
+    }
+
+    #[test]
+    fn no_label_is_unreadable() {
+        check_label("1.0", Some("2.0"), None, "", &Label::Unreadable);
+    }
 }
