@@ -3,17 +3,20 @@
 mod driver;
 mod status;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use model::device::{Device, Ota, Snapshot};
 use model::family::{Driver, Family, Label, Method, Target, Timing, Undo};
-use model::id::FamilyId;
+use model::id::{DeviceId, FamilyId};
 use model::image::{Image, ImageInfo, Inspection, Refusal, VersionSource};
 use model::installed::Installed;
+use model::sighting::{Candidate, Certainty, Lookout, Sighting};
 use model::version::{Relation, Versions};
 use net::Site;
 use proto::espota::DEVICE_STALL;
 
+use self::status::Status;
 use crate::Ways;
 use crate::esp::{self, ESPOTA, HTTP, image::FIRMWARE};
 
@@ -62,6 +65,32 @@ impl Family for IrRemote {
 
     fn title(&self) -> &'static str {
         "IR Remote Mini"
+    }
+
+    fn lookouts(&self) -> Vec<Lookout> {
+        vec![
+            Lookout::Mdns {
+                service: "_arduino._tcp",
+            },
+            Lookout::Mdns {
+                service: "_http._tcp",
+            },
+            Lookout::Http {
+                port: self.ways.http_port,
+                path: "/api/status",
+            },
+            // The real firmware publishes without a device id, the founding document with one (PROTOCOLS.md E3).
+            Lookout::Mqtt {
+                topic: "home/ir_remote_mini/status",
+            },
+            Lookout::Mqtt {
+                topic: "home/ir_remote_mini/+/status",
+            },
+        ]
+    }
+
+    fn recognise(&self, sighting: &Sighting) -> Option<Candidate> {
+        recognise(&self.id(), sighting)
     }
 
     fn inspect(&self, image: &Image) -> Inspection {
@@ -114,6 +143,60 @@ impl Family for IrRemote {
             self.ways.clone(),
             target,
         ))
+    }
+}
+
+/// Only the status tells for certain; names and topics make it likely.
+fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candidate> {
+    let likely = |address: Option<IpAddr>| {
+        Some(Candidate {
+            family: family.clone(),
+            address,
+            id: None,
+            certainty: Certainty::Likely,
+        })
+    };
+    match sighting {
+        Sighting::Http {
+            address,
+            path,
+            status: 200,
+            body,
+            ..
+        } if path == "/api/status" => {
+            let status = Status::parse(body).ok()?;
+            (status.device_type.as_deref() == Some("mini")).then(|| Candidate {
+                family: family.clone(),
+                address: Some(*address),
+                id: status.mac.map(|mac| DeviceId::from_hardware(family, mac)),
+                certainty: Certainty::Told,
+            })
+        }
+        Sighting::Mdns {
+            service,
+            instance,
+            address,
+            ..
+        } => {
+            let is_ours = matches!(
+                service.trim_end_matches(".local."),
+                "_arduino._tcp" | "_http._tcp"
+            ) && instance.to_lowercase().starts_with("ir-remote-mini");
+            if is_ours { likely(Some(*address)) } else { None }
+        }
+        Sighting::Mqtt { topic, payload } => {
+            let levels: Vec<&str> = topic.split('/').collect();
+            let is_ours = matches!(
+                levels[..],
+                ["home", "ir_remote_mini", "status"] | ["home", "ir_remote_mini", _, "status"]
+            );
+            // A bare "online" says no more than that the topic is in use.
+            let says_so = serde_json::from_slice::<serde_json::Value>(payload).is_ok_and(|heartbeat| {
+                heartbeat.get("device").and_then(|device| device.as_str()) == Some("ir_receiver_mini")
+            });
+            if is_ours && says_so { likely(None) } else { None }
+        }
+        Sighting::Http { .. } | Sighting::Modbus { .. } => None,
     }
 }
 
@@ -274,5 +357,35 @@ mod tests {
     #[test]
     fn no_label_is_unreadable() {
         check_label("1.0", Some("2.0"), None, "", &Label::Unreadable);
+    }
+
+    fn seen(path: &str, body: &str) -> Option<Candidate> {
+        let address = IpAddr::from([192, 168, 1, 40]);
+        let sighting = Sighting::Http {
+            address,
+            path: path.to_owned(),
+            status: 200,
+            server: None,
+            body: body.as_bytes().to_vec(),
+        };
+        recognise(&FamilyId::new("ir-remote"), &sighting)
+    }
+
+    #[test]
+    fn a_status_of_type_mini_tells_the_device() {
+        let candidate = seen(
+            "/api/status",
+            r#"{"deviceType":"Mini","macAddress":"A0:B1:C2:D3:E4:F5"}"#,
+        )
+        .unwrap();
+        assert_eq!(candidate.certainty, Certainty::Told);
+        assert_eq!(candidate.id.unwrap().hardware, "a0b1c2d3e4f5");
+    }
+
+    #[test]
+    fn another_type_or_another_page_is_not_ours() {
+        assert_eq!(seen("/api/status", r#"{"deviceType":"maxi"}"#), None);
+        assert_eq!(seen("/", r#"{"deviceType":"mini"}"#), None);
+        assert_eq!(seen("/api/status", "<html>"), None);
     }
 }
