@@ -112,13 +112,16 @@ impl IrRemoteDriver {
         if let Some(hardware) = &self.hardware {
             return hardware.clone();
         }
-        // Firmware variants without this route are still devices of this family; only their chip is then not known.
-        let Ok(status) = self.status("/api/ota/status").await else {
-            return Hardware {
-                model: Some("mini".to_owned()),
-                chip: self.target.chip.clone(),
-                ..Hardware::default()
-            };
+        let bare = Hardware {
+            model: Some("mini".to_owned()),
+            chip: self.target.chip.clone(),
+            ..Hardware::default()
+        };
+        let status = match self.status("/api/ota/status").await {
+            Ok(status) => status,
+            // Firmware variants without this route are still devices of this family; only their chip is then not known.
+            Err(fault) if fault.reason == Reason::NotUnderstood => return self.hardware.insert(bare).clone(),
+            Err(_) => return bare,
         };
         let told = status.chip_model.map(|model| {
             Chip::parse(&model)
