@@ -182,6 +182,7 @@ impl Driver for IrRemoteDriver {
             health: Health {
                 free_heap_bytes: status.free_heap_bytes,
                 signal_dbm: status.signal_dbm,
+                running: None,
             },
         })
     }
