@@ -6,6 +6,7 @@
 mod arduino;
 mod esp;
 mod ir_remote;
+mod talk;
 
 use std::sync::Arc;
 

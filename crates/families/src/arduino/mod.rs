@@ -18,8 +18,9 @@ use model::version::{Relation, Versions};
 use net::{Presence, Site};
 
 use crate::Ways;
-use crate::esp::espota::{Push, chain, endpoint};
+use crate::esp::espota::Push;
 use crate::esp::{self, ESPOTA, Memory, Pace};
+use crate::talk::{chain, endpoint};
 
 /// The family.
 pub(crate) struct Arduino {

@@ -1,6 +1,6 @@
 //! One push by `ArduinoOTA`: invitation, authentication, call-back, transfer (PROTOCOLS.md section B).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use model::family::{Answers, Fault, FaultKind, Reach, Reason, Verdict};
@@ -17,6 +17,7 @@ use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use super::{Memory, Pace};
+use crate::talk::chain;
 
 /// How long the device may take from the last byte to its verdict: it flushes, compares the MD5 and checks the whole image
 /// (`tools/espota.py` waits 30 s at a time for the result).
@@ -376,17 +377,6 @@ pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
     })
 }
 
-/// An error and its causes, joined by colons.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 fn cancelled(reach: Reach) -> Fault {
     Fault {
         kind: if reach == Reach::Nothing {
@@ -513,9 +503,4 @@ impl Sending<'_> {
             }
         }
     }
-}
-
-/// Where the device listens for invitations.
-pub(crate) fn endpoint(address: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(address, port)
 }

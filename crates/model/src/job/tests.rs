@@ -611,7 +611,7 @@ fn a_part_that_was_the_images_before_is_no_part_of_an_update_that_never_arrived(
     let panel = || Label::Partial("panel".to_owned());
     let mut bench = Bench::new();
     bench.tells_uptime = false;
-    bench.job.order.timing.quiet = Duration::from_secs(60);
+    bench.job.order.timing.quiet = Duration::from_mins(1);
     bench.until_pushing().push(died_in_mid_stream());
     bench.wait(59).look(panel()).assert_watching();
     bench.wait(1).look(panel());
