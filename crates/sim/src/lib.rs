@@ -7,6 +7,7 @@
 mod address;
 mod events;
 pub mod ir_remote;
+pub mod komfovent;
 
 pub use address::{Mac, nth_address};
 pub use events::{Event, EventKind, EventSink};
