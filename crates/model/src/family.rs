@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::{Device, Snapshot};
 use crate::id::FamilyId;
-use crate::image::{Image, ImageInfo, Inspection, Refusal, VersionSource};
+use crate::image::{Image, ImageInfo, Inspection, Refusal};
 use crate::installed::Installed;
 use crate::progress::Progress;
 use crate::sighting::{Candidate, Lookout, Sighting};
@@ -275,9 +275,6 @@ pub trait Family: Send + Sync {
 
     /// What kind of file this is, and whether it is fit for devices of this family.
     fn inspect(&self, image: &Image) -> Inspection;
-
-    /// Where the versions that [`Family::inspect`] holds a device to were read.
-    fn version_source(&self) -> VersionSource;
 
     /// Whether a device of this family can be told by asking it; one that tells nothing is only used when it is named.
     fn guessable(&self) -> bool {

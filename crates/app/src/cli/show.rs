@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use model::device::Snapshot;
-use model::image::{Image, ImageInfo, Refusal, VersionSource};
+use model::image::{Image, ImageInfo, Refusal};
 use model::outcome::{Ending, Outcome};
 
 use crate::push::Pushed;

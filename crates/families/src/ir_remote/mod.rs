@@ -9,7 +9,7 @@ use std::time::Duration;
 use model::device::{Device, Ota, Snapshot};
 use model::family::{Driver, Family, Label, Method, Target, Timing, Undo};
 use model::id::{DeviceId, FamilyId};
-use model::image::{Image, ImageInfo, Inspection, Refusal, VersionSource};
+use model::image::{Image, ImageInfo, Inspection, Refusal};
 use model::installed::Installed;
 use model::sighting::{Candidate, Certainty, Lookout, Sighting};
 use model::version::{Relation, Versions};
@@ -98,10 +98,6 @@ impl Family for IrRemote {
             return Inspection::NotMine;
         }
         esp::image::inspect(&self.id(), image, version_in_name(image.file_name()))
-    }
-
-    fn version_source(&self) -> VersionSource {
-        VersionSource::Image
     }
 
     fn relate(&self, installed: &Versions, offered: &Versions) -> Relation {
@@ -308,6 +304,7 @@ mod tests {
             health: model::device::Health::default(),
         };
         let image = ImageInfo {
+            version_source: model::image::VersionSource::Image,
             family: None,
             kind: "esp-app".to_owned(),
             chip: None,

@@ -2,7 +2,7 @@
 
 mod transfer;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use model::family::{Answers, Fault, FaultKind, Reach, Reason, Verdict};
@@ -17,6 +17,7 @@ use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use super::{Memory, Pace};
+use crate::talk::chain;
 
 /// How often progress is stored and a cancel is noticed. Taste.
 const TICK: Duration = Duration::from_millis(50);
@@ -239,17 +240,6 @@ pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
     })
 }
 
-/// An error and its causes, joined by colons.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 fn cancelled(reach: Reach) -> Fault {
     Fault {
         kind: if reach == Reach::Nothing {
@@ -263,9 +253,4 @@ fn cancelled(reach: Reach) -> Fault {
         failed_answers: 0,
         next_step: None,
     }
-}
-
-/// Where the device listens for invitations.
-pub(crate) fn endpoint(address: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(address, port)
 }

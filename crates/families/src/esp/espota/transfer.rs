@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Push, TICK, cancelled};
 use crate::esp::Pace;
+use crate::talk::unsure;
 
 /// How long the device may take from the last byte to its verdict: it flushes, compares the MD5 and checks the whole image
 /// (`tools/espota.py` waits 30 s at a time for the result).
@@ -132,34 +133,23 @@ impl Push<'_> {
             Ended::Ok if reach == Reach::Whole => Ok(Verdict {
                 text: "OK".to_owned(),
             }),
-            Ended::Ok => Err(lost(
+            Ended::Ok => Err(unsure(
                 reach,
                 Reason::MidStream,
-                format!("The device said OK after {acked} of {len} bytes, before it could have them all."),
+                &format!("The device said OK after {acked} of {len} bytes, before it could have them all."),
             )),
             Ended::Error(text) => Err(device_error(reach, &text)),
-            Ended::Nothing if acked >= len => Err(lost(
+            Ended::Nothing if acked >= len => Err(unsure(
                 reach,
                 Reason::VerdictLost,
-                format!("The device has acknowledged all {len} bytes, then {how} without a verdict."),
+                &format!("The device has acknowledged all {len} bytes, then {how} without a verdict."),
             )),
-            Ended::Nothing => Err(lost(
+            Ended::Nothing => Err(unsure(
                 reach,
                 Reason::MidStream,
-                format!("The transfer broke off at {acked} of {len} bytes: {how}."),
+                &format!("The transfer broke off at {acked} of {len} bytes: {how}."),
             )),
         }
-    }
-}
-
-fn lost(reach: Reach, reason: Reason, text: String) -> Fault {
-    Fault {
-        kind: FaultKind::Unsure,
-        reason,
-        text,
-        reach,
-        failed_answers: 0,
-        next_step: None,
     }
 }
 
