@@ -31,8 +31,8 @@ use model::version::{Relation, Versions};
 
 /// Longer than the tolerance for moments of boot, so that every restart moves them by more.
 const TICK_S: u32 = 10;
-const QUIET_TICKS: u8 = 1;
-const GONE_WITHIN_TICKS: u8 = 2;
+const QUIET_TICKS: u8 = 2;
+const GONE_WITHIN_TICKS: u8 = 3;
 const BACK_WITHIN_TICKS: u8 = 4;
 /// No process runs for longer than every deadline.
 const MAX_DEAD_TICKS: u8 = BACK_WITHIN_TICKS + 1;
@@ -911,6 +911,10 @@ impl Explorer {
             }
             assert!(explorer.parents.len() < MAX_STATES, "{world:?}");
             layer = next_layer;
+            if !explorer.violations.is_empty() {
+                // The shortest way to it is found; behind it everything may run wild.
+                return explorer;
+            }
         }
         explorer.check_that_every_way_ends();
         explorer
