@@ -778,6 +778,18 @@ fn a_lost_verdict_and_a_restart_under_an_unmoved_label_is_unverified() {
     bench.assert_ended(Ending::Unverified, Some("verdict lost"));
 }
 
+#[test]
+fn without_an_uptime_silence_after_a_broken_push_is_no_restart() {
+    let mut bench = Bench::new();
+    bench.tells_uptime = false;
+    bench.until_pushing().push(died_in_mid_stream());
+    bench.wait(2).silence();
+    // It answers again and is still busy with the dead transfer.
+    bench.wait(2).look(Label::Unmoved).assert_watching();
+    bench.wait(1).look(Label::Unmoved);
+    assert_eq!(bench.act, Act::Prepare);
+}
+
 // The second push.
 
 /// To the end of a first push that died in mid-stream, with the old version seen.
