@@ -335,6 +335,10 @@ impl Run<'_> {
 
     async fn push(&mut self) -> Result<Result<Verdict, Fault>, RunError> {
         let progress = Progress::default();
+        if self.cancel_seen {
+            // It was cancelled while its intent was being stored: the driver then sends nothing.
+            progress.cancel();
+        }
         let len_bytes = self.work.image.len_bytes();
         let method = self.job.order.method.clone();
         let mut stop = self.work.stop.clone();
@@ -365,6 +369,8 @@ impl Run<'_> {
             }
         };
         sample(&progress);
+        self.cancel_seen = cancel_seen;
+        self.job.cancelled |= cancel_seen;
         result
     }
 

@@ -200,7 +200,10 @@ fn restarted(label: &Label) -> Outcome {
 fn broken(fault: &Fault, away: Away, label: &Label) -> Outcome {
     let unmoved = matches!(label, Label::Unmoved | Label::Old | Label::Same);
     let complete = fault.reach == Reach::Whole;
-    let lost = !matches!(fault.reason, Reason::DeviceError | Reason::DeviceErrorRestarts);
+    let lost = !matches!(
+        fault.reason,
+        Reason::DeviceError | Reason::DeviceErrorRestarts | Reason::Busy
+    );
     if *label == Label::Target && away == Away::Stayed {
         // Nothing restarted, so nothing of ours can be running: somebody else updated it, or it lies.
         return mismatch();
@@ -310,7 +313,7 @@ pub fn before_first_byte(fault: &Fault) -> Outcome {
         ending,
         fault.reason.name(),
         fault.text.clone(),
-        advice(fault.reason),
+        fault.next_step.as_deref().unwrap_or(advice(fault.reason)),
     )
 }
 

@@ -4,12 +4,17 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use mdns_sd::{HostnameResolutionEvent, ServiceDaemon};
+use tokio::time::Instant;
 
 /// How long the system may take. Guess: the default of resolv.conf(5) is 5 s for one attempt.
 const SYSTEM_WAIT: Duration = Duration::from_secs(5);
 
 /// How long multicast DNS may take. Guess: two queries, a second apart, and the answer to the last.
 const MDNS_WAIT: Duration = Duration::from_secs(3);
+
+/// How long to wait for an IPv4 address once an IPv6 one is known: they may come in answers of their own.
+/// Guess: the answers of one device are at most 120 ms apart (RFC 6762 section 6).
+const IPV4_WAIT: Duration = Duration::from_millis(500);
 
 /// Why a name has no address.
 #[derive(Debug, thiserror::Error)]
@@ -96,14 +101,8 @@ async fn ask_mdns(host: &str) -> Result<Vec<IpAddr>, ResolveError> {
         host: host.to_owned(),
         source: Box::new(source),
     };
-    // The daemon is a thread with sockets of its own, which lives for this one question.
-    let daemon = ServiceDaemon::new().map_err(failed)?;
-    let addresses = ask_daemon(&daemon, host).await;
-    if let Ok(stopped) = daemon.shutdown() {
-        // It acknowledges at once; not waiting for ever is the point of the bound.
-        let _ = tokio::time::timeout(MDNS_WAIT, stopped.recv_async()).await;
-    }
-    let addresses = addresses.map_err(failed)?;
+    let daemon = Daemon(ServiceDaemon::new().map_err(failed)?);
+    let addresses = ask_daemon(&daemon.0, host).await.map_err(failed)?;
     if addresses.is_empty() {
         return Err(ResolveError::NoDevice {
             host: host.to_owned(),
@@ -112,29 +111,39 @@ async fn ask_mdns(host: &str) -> Result<Vec<IpAddr>, ResolveError> {
     Ok(addresses)
 }
 
+/// A thread with sockets of its own, which lives for one question, even if the asker loses interest.
+struct Daemon(ServiceDaemon);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It fails only where the thread is gone already.
+        let _ = self.0.shutdown();
+    }
+}
+
 /// Empty if nobody answers.
 async fn ask_daemon(daemon: &ServiceDaemon, host: &str) -> Result<Vec<IpAddr>, mdns_sd::Error> {
     let full_name = format!("{}.", host.trim_end_matches('.'));
     let wait_ms = u64::try_from(MDNS_WAIT.as_millis()).unwrap_or(u64::MAX);
     let events = daemon.resolve_hostname(&full_name, Some(wait_ms))?;
-    let answer = async {
-        while let Ok(event) = events.recv_async().await {
-            match event {
-                HostnameResolutionEvent::AddressesFound(_, found) => {
-                    let addresses = in_order(found.iter().map(mdns_sd::ScopedIp::to_ip_addr));
-                    if !addresses.is_empty() {
-                        return addresses;
-                    }
-                }
-                HostnameResolutionEvent::SearchTimeout(_) | HostnameResolutionEvent::SearchStopped(_) => {
+    let mut found = BTreeSet::new();
+    let mut until = Instant::now() + MDNS_WAIT;
+    while let Ok(Ok(event)) = tokio::time::timeout_at(until, events.recv_async()).await {
+        match event {
+            HostnameResolutionEvent::AddressesFound(_, addresses) => {
+                found.extend(in_order(addresses.iter().map(mdns_sd::ScopedIp::to_ip_addr)));
+                if found.iter().any(IpAddr::is_ipv4) {
                     break;
                 }
-                _ => {}
+                if !found.is_empty() {
+                    until = until.min(Instant::now() + IPV4_WAIT);
+                }
             }
+            HostnameResolutionEvent::SearchTimeout(_) | HostnameResolutionEvent::SearchStopped(_) => break,
+            _ => {}
         }
-        Vec::new()
-    };
-    Ok(tokio::time::timeout(MDNS_WAIT, answer).await.unwrap_or_default())
+    }
+    Ok(found.into_iter().collect())
 }
 
 /// IPv4 first, each once, without link-local IPv6, which is of no use without its link.

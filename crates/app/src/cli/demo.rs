@@ -1,18 +1,408 @@
-//! `reflash demo`.
+//! `reflash demo`: a simulated fleet on loopback, updated canary first.
 
-use crate::error::{Exit, Trouble};
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::{Engine, Report, Stop};
+use families::Ways;
+use futures_util::future::join_all;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use model::image::Image;
+use model::job::Proof;
+use model::outcome::Ending;
+use model::precheck::Permits;
+use model::progress::PushPhase;
+use net::{Callback, Dialer, Networks, Site};
+use secrecy::SecretString;
+use sim::EventSink;
+use sim::ir_remote::{self, Chip, Config, Fault};
+use store::Store;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::push::{interrupts, phase_words};
+use super::{say, show};
+use crate::error::{Exit, Trouble, chain};
+use crate::push::{Bench, News, Pushed, Request};
+
+/// Length of the image, bytes: about 2 s at [`RATE_BYTES_PER_S`].
+const IMAGE_LEN_BYTES: usize = 512 * 1024;
+/// What the simulated flash takes: a fast device, so that nobody has to wait.
+const RATE_BYTES_PER_S: u32 = 300_000;
+/// How long the simulated devices boot.
+const BOOT: Duration = Duration::from_millis(1_500);
+/// How long an updated device is watched (INTERFACES.md section 1).
+const SOAK: Duration = Duration::from_secs(3);
+/// The version that the fleet is brought to.
+const NEW_VERSION: &str = "2.0.0";
+/// The devices' password. It protects nothing: they live in this process.
+const PASSWORD: &str = "demo-password";
+/// How often a set of free ports is looked for.
+const MAX_STARTS: u8 = 5;
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  reflash demo --exit")]
 pub(crate) struct DemoArguments {
     /// How many devices.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=100))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=100))]
     devices: u8,
-    /// End when every device has ended.
+    /// End when every device has ended, even on a terminal.
     #[arg(long)]
     exit: bool,
+    /// Makes another image of the same version.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u8,
 }
 
-pub(crate) async fn run(_arguments: DemoArguments) -> Result<Exit, Trouble> {
-    Ok(Exit::Done)
+/// One device of the demo: what happens to it, and how it must end.
+struct Role {
+    name: &'static str,
+    story: &'static str,
+    chip: &'static str,
+    faults: &'static [&'static str],
+    ending: Ending,
+}
+
+/// The roles in order; further devices play the last one again.
+const ROLES: [Role; 5] = [
+    Role {
+        name: "Living room",
+        story: "the canary",
+        chip: "esp32c6",
+        faults: &[],
+        ending: Ending::Updated,
+    },
+    Role {
+        name: "Kitchen",
+        story: "its Wi-Fi breaks off once in the middle",
+        chip: "esp32c6",
+        faults: &["drop-once-after=200000"],
+        ending: Ending::Updated,
+    },
+    Role {
+        name: "Bedroom",
+        story: "its version label never changes",
+        chip: "esp32c6",
+        faults: &["label-unchanged"],
+        ending: Ending::UpdatedLabelUnchanged,
+    },
+    Role {
+        name: "Garage",
+        story: "it has another chip than the image",
+        chip: "esp32",
+        faults: &[],
+        ending: Ending::Refused,
+    },
+    Role {
+        name: "Attic",
+        story: "nothing special",
+        chip: "esp32c6",
+        faults: &[],
+        ending: Ending::Updated,
+    },
+];
+
+/// A simulated device with its role.
+struct Actor {
+    role: &'static Role,
+    name: String,
+    device: ir_remote::Device,
+}
+
+/// Runs the demo.
+pub(crate) async fn run(arguments: DemoArguments) -> Result<Exit, Trouble> {
+    let actors = cast(arguments.devices).await?;
+    let folder = tempfile::tempdir().map_err(|error| {
+        Trouble::new(
+            Exit::Failed,
+            format!("Making a temporary folder: {error}."),
+            "Free some space in TMPDIR.",
+        )
+    })?;
+    let (callback, listening) = Callback::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(listening);
+    let (stop, stopped) = watch::channel(Stop::No);
+    tasks.spawn(interrupts(stop));
+    let bench = bench(&actors, folder.path(), callback).await?;
+    let image = sim::firmware::image(
+        chip("esp32c6")?,
+        Some(NEW_VERSION),
+        IMAGE_LEN_BYTES,
+        arguments.seed,
+    );
+    let image = Image::new("ir_remote_v2.0.0.bin", image);
+    introduce(&actors, &image);
+
+    let screen = Screen::new();
+    let (canary, rest) = actors.split_first().expect("there is at least one device");
+    screen.line(&format!("\nCanary: {}, alone.", canary.name));
+    let first = update(&bench, canary, &image, &screen, stopped.clone()).await;
+    let mut results = vec![first];
+    let go_on = matches!(&results[0], Ok(pushed) if pushed.outcome.ending.is_success());
+    if go_on && !rest.is_empty() {
+        let names: Vec<&str> = rest.iter().map(|actor| actor.name.as_str()).collect();
+        screen.line(&format!(
+            "\nThe canary is well. The rest, together: {}.",
+            names.join(", ")
+        ));
+        let rest = rest
+            .iter()
+            .map(|actor| update(&bench, actor, &image, &screen, stopped.clone()));
+        results.extend(join_all(rest).await);
+    } else if !rest.is_empty() {
+        screen.line("\nThe canary is not well: nobody else is touched.");
+    }
+    screen.finish();
+    Ok(conclude(&actors, results))
+}
+
+/// Starts the simulated devices, all on the same free ports.
+async fn cast(n_devices: u8) -> Result<Vec<Actor>, Trouble> {
+    let mut n_starts = 0;
+    loop {
+        n_starts += 1;
+        match try_cast(n_devices).await {
+            Ok(actors) => return Ok(actors),
+            // A port that is free at the first address may be taken at the next.
+            Err(_) if n_starts < MAX_STARTS => {}
+            Err(error) => {
+                return Err(Trouble::new(
+                    Exit::Failed,
+                    format!("The simulated devices could not be started: {error:#}."),
+                    "The demo needs the addresses from 127.0.0.2 upwards, as Linux has them.",
+                ));
+            }
+        }
+    }
+}
+
+async fn try_cast(n_devices: u8) -> anyhow::Result<Vec<Actor>> {
+    let events = EventSink::new();
+    let mut actors: Vec<Actor> = Vec::new();
+    for idx in 0..n_devices {
+        let role = ROLES.get(usize::from(idx)).unwrap_or(&ROLES[ROLES.len() - 1]);
+        let mut config = Config::new(Ipv4Addr::new(127, 0, 0, 2 + idx));
+        config.ota_port = actors.first().map_or(0, |first| first.device.ota_port());
+        config.http_port = actors.first().map_or(0, |first| first.device.http_port());
+        config.password = Some(PASSWORD.to_owned());
+        config.chip = role.chip.parse()?;
+        config.rate_bytes_per_s = Some(RATE_BYTES_PER_S);
+        config.boot = BOOT;
+        config.faults = role
+            .faults
+            .iter()
+            .map(|fault| Fault::parse(fault))
+            .collect::<anyhow::Result<_>>()?;
+        let n_extra = usize::from(idx) + 1 - ROLES.len().min(usize::from(idx) + 1);
+        let name = if n_extra == 0 {
+            role.name.to_owned()
+        } else {
+            format!("{} {}", role.name, n_extra + 1)
+        };
+        actors.push(Actor {
+            role,
+            name,
+            device: ir_remote::start(config, events.clone()).await?,
+        });
+    }
+    Ok(actors)
+}
+
+fn chip(name: &str) -> Result<Chip, Trouble> {
+    name.parse().map_err(|error| {
+        Trouble::new(
+            Exit::Failed,
+            format!("{error:#}."),
+            "Name a chip such as esp32c6.",
+        )
+    })
+}
+
+async fn bench(
+    actors: &[Actor],
+    folder: &std::path::Path,
+    callback: Arc<Callback>,
+) -> Result<Bench, Trouble> {
+    let failed = |what: String| Trouble::new(Exit::Failed, what, "Free some space in TMPDIR.");
+    let loopback = "127.0.0.0/8".parse().expect("this is a network");
+    let site = Site {
+        dialer: Dialer::new(Networks::new([loopback]), None).into(),
+        callback: Some(callback),
+    };
+    let ways = Ways {
+        ota_port: actors[0].device.ota_port(),
+        http_port: actors[0].device.http_port(),
+        ..Ways::default()
+    };
+    let store = Store::open(folder)
+        .await
+        .map_err(|error| failed(format!("{}.", chain(&error))))?;
+    let store = Arc::new(store);
+    let engine = Engine::new(store.clone()).map_err(|error| failed(format!("{error}.")))?;
+    Ok(Bench {
+        site,
+        ways,
+        store,
+        engine,
+    })
+}
+
+fn introduce(actors: &[Actor], image: &Image) {
+    let mut text = format!(
+        "Bringing {} simulated devices from 1.0 to {NEW_VERSION} ({} bytes, for esp32c6).\n\n",
+        actors.len(),
+        show::grouped(image.len_bytes())
+    );
+    for actor in actors {
+        text += &show::row(&[
+            (14, &actor.name),
+            (12, &actor.device.ip().to_string()),
+            (40, actor.role.story),
+        ]);
+    }
+    // A reader that is gone does not stop the demo.
+    let _ = say(&text);
+}
+
+async fn update(
+    bench: &Bench,
+    actor: &Actor,
+    image: &Image,
+    screen: &Screen,
+    stop: watch::Receiver<Stop>,
+) -> Result<Pushed, Trouble> {
+    let request = Request {
+        address: IpAddr::V4(actor.device.ip()),
+        given_as: actor.device.ip().to_string(),
+        image: image.clone(),
+        family: None,
+        method: None,
+        chip: None,
+        username: None,
+        secret: Some(SecretString::from(PASSWORD)),
+        slot_bytes: None,
+        permits: Permits::default(),
+        soak: SOAK,
+        return_within: None,
+        proof: Proof::Watched,
+        unlock: false,
+    };
+    let bar = screen.bar(&actor.name);
+    let result = bench
+        .push(&request, &|news| screen.show(&bar, &actor.name, &news), stop)
+        .await;
+    bar.finish_and_clear();
+    match &result {
+        Ok(pushed) => screen.line(&format!("  {:<14}{}", actor.name, show::outcome(&pushed.outcome))),
+        Err(trouble) => screen.line(&format!("  {:<14}{}", actor.name, trouble.what)),
+    }
+    result
+}
+
+/// Shows the evidence, and says whether every device has ended as its role says.
+fn conclude(actors: &[Actor], results: Vec<Result<Pushed, Trouble>>) -> Exit {
+    let columns = [14, 26, 16, 8, 17];
+    let mut text = "\n".to_owned();
+    let header = ["device", "outcome", "version", "away", "uptime"];
+    text += &show::row(
+        &columns
+            .map(|width| width)
+            .iter()
+            .copied()
+            .zip(header)
+            .collect::<Vec<_>>(),
+    );
+    let mut explained = String::new();
+    let mut as_told = results.len() == actors.len();
+    for (actor, result) in actors.iter().zip(results) {
+        let cells = match &result {
+            Ok(pushed) => {
+                as_told &= pushed.outcome.ending == actor.role.ending;
+                if !pushed.outcome.ending.is_success() || pushed.outcome.next_step.is_some() {
+                    let _ = writeln!(
+                        explained,
+                        "\n{}\n  {}",
+                        actor.name,
+                        show::safe(&pushed.outcome.text)
+                    );
+                    if let Some(next_step) = &pushed.outcome.next_step {
+                        let _ = writeln!(explained, "  next: {}", show::safe(next_step));
+                    }
+                }
+                show::evidence_cells(pushed)
+            }
+            Err(trouble) => {
+                as_told = false;
+                [trouble.what.clone(), String::new(), String::new(), String::new()]
+            }
+        };
+        let mut row = vec![(columns[0], actor.name.as_str())];
+        row.extend(columns[1..].iter().copied().zip(cells.iter().map(String::as_str)));
+        text += &show::row(&row);
+    }
+    text += &explained;
+    text += if as_told {
+        "\nEvery device ended as it should. Push to a real one: reflash push ADDR FILE\n"
+    } else {
+        "\nNot every device ended as it should.\n"
+    };
+    let _ = say(&text);
+    if as_told { Exit::Done } else { Exit::Failed }
+}
+
+/// Progress bars on a terminal; elsewhere a line for every new phase.
+struct Screen {
+    bars: MultiProgress,
+    live: bool,
+}
+
+impl Screen {
+    fn new() -> Self {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let live = !bars.is_hidden();
+        Self { bars, live }
+    }
+
+    fn line(&self, text: &str) {
+        let _ = self.bars.suspend(|| say(&format!("{text}\n")));
+    }
+
+    fn bar(&self, name: &str) -> ProgressBar {
+        let bar = self.bars.add(ProgressBar::new_spinner());
+        bar.set_style(
+            ProgressStyle::with_template("{spinner} {prefix:14}{msg}").expect("the template is right"),
+        );
+        bar.set_prefix(name.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        bar
+    }
+
+    fn show(&self, bar: &ProgressBar, name: &str, news: &News<'_>) {
+        match news {
+            News::Job(Report::Phase(job)) => {
+                let words = phase_words(job.phase.name());
+                bar.set_message(format!("{words}…"));
+                if !self.live && job.outcome().is_none() {
+                    self.line(&format!("  {name:<14}{words}"));
+                }
+            }
+            News::Job(Report::Progress {
+                phase,
+                acked_bytes,
+                len_bytes,
+            }) if *phase >= PushPhase::Uploading => {
+                let percent = acked_bytes * 100 / (*len_bytes).max(1);
+                bar.set_message(show::upload_bar(percent, *acked_bytes));
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(&self) {
+        // Nothing is left to draw; an error means that the terminal is gone.
+        let _ = self.bars.clear();
+    }
 }

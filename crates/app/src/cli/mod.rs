@@ -62,6 +62,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     log();
+    raise_file_limit();
     // Inspecting needs no runtime, and starts quicker without one.
     if let Command::Firmware(FirmwareArguments {
         command: FirmwareCommand::Inspect(arguments),
@@ -120,6 +121,15 @@ fn say_json(value: &serde_json::Value) {
 fn tell(trouble: &Trouble) -> Exit {
     eprintln!("error: {}\n  next: {}", trouble.what, trouble.next_step);
     trouble.exit
+}
+
+/// Takes as many file handles as the system allows: a fleet that calls back at once needs one for each device.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without them the program works as before, for smaller fleets.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// Logs to standard error, as much as `REFLASH_LOG` asks for; nothing but errors by default.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use model::device::Snapshot;
-use model::image::{Image, ImageInfo, Refusal, VersionSource};
+use model::image::{Image, ImageInfo, Refusal};
 use model::outcome::{Ending, Outcome};
 
 use crate::push::Pushed;
@@ -45,8 +45,9 @@ pub(super) fn grouped(number: u64) -> String {
 pub(super) fn spoken(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
-        0..10 => format!("{:.1} s", duration.as_secs_f64()),
-        10..120 => format!("{seconds} s"),
+        // Whole seconds are told as such: no device tells its uptime finer.
+        0..10 if duration.subsec_nanos() != 0 => format!("{:.1} s", duration.as_secs_f64()),
+        0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min {} s", seconds / 60, seconds % 60),
         7200..172_800 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
         _ => format!("{} days", seconds / 86_400),
@@ -58,6 +59,54 @@ pub(super) fn safe(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{FFFD}' } else { c })
         .collect()
+}
+
+/// A row of a table: each cell in its width, longer ones push the rest.
+pub(super) fn row(cells: &[(usize, &str)]) -> String {
+    let mut row = String::new();
+    for (width, text) in cells {
+        let _ = write!(row, "{:<width$}", safe(text));
+        if text.chars().count() >= *width {
+            row.push(' ');
+        }
+    }
+    format!("{}\n", row.trim_end())
+}
+
+/// How far an upload has got.
+pub(super) fn upload_bar(percent: u64, acked_bytes: u64) -> String {
+    let filled = usize::try_from(percent * 30 / 100).unwrap_or(30).min(30);
+    format!(
+        "uploading {}{} {percent:>3} % · {} bytes",
+        "█".repeat(filled),
+        "░".repeat(30 - filled),
+        grouped(acked_bytes)
+    )
+}
+
+/// Outcome, versions, time away and uptimes, for a row of a table.
+pub(super) fn evidence_cells(pushed: &Pushed) -> [String; 4] {
+    let evidence = pushed.job.as_ref().map(|job| &job.evidence);
+    let before = evidence
+        .and_then(|evidence| evidence.before.as_ref())
+        .map(|look| &look.snapshot);
+    let after = evidence
+        .and_then(|evidence| evidence.after.as_ref())
+        .map(|look| &look.snapshot);
+    let pair = |text: fn(&Snapshot) -> String| match (before, after) {
+        (Some(before), Some(after)) => format!("{} → {}", text(before), text(after)),
+        (Some(before), None) => text(before),
+        _ => String::new(),
+    };
+    [
+        outcome(&pushed.outcome),
+        pair(|snapshot| snapshot.versions.to_string()),
+        evidence
+            .and_then(|evidence| evidence.away)
+            .map(spoken)
+            .unwrap_or_default(),
+        pair(|snapshot| snapshot.uptime.map(spoken).unwrap_or_default()),
+    ]
 }
 
 /// What an image is, in a line.

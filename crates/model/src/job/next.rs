@@ -341,13 +341,17 @@ fn watched(
     let watch = Act::Watch {
         every: timing.look_every,
     };
+    // What the family knows of where a device that is away may be found.
+    let advice = result.as_ref().err().and_then(|fault| fault.next_step.clone());
     // Somebody else at the address is not our device: it is still away.
     let seen = result
         .ok()
         .filter(|(snapshot, _)| snapshot.id == job.order.device);
     let Some((snapshot, label)) = seen else {
         if waited >= timing.back_within {
-            return conclude(job, outcome(&end, Away::Gone, &Label::Unreadable));
+            let mut no_return = outcome(&end, Away::Gone, &Label::Unreadable);
+            no_return.next_step = advice.or(no_return.next_step);
+            return conclude(job, no_return);
         }
         job.phase = Phase::Watching {
             end,
@@ -373,10 +377,22 @@ fn watched(
         let gone_at = gone_at.unwrap_or(since);
         job.evidence.away.get_or_insert(now.since(gone_at));
     }
+    let nothing_moved = job
+        .evidence
+        .before
+        .as_ref()
+        .is_some_and(|before| before.snapshot.versions == look.snapshot.versions);
     job.evidence.after = Some(look.clone());
     // How long to wait for something that has not been seen yet.
     let tells_nothing = look.snapshot.uptime.is_none() && look.snapshot.versions.is_empty();
-    let may_still_come = matches!(label, Label::Partial(_)) || label == Label::Unreadable && !tells_nothing;
+    let under_way = match &end {
+        End::Accepted(_) => away == Away::Restarted,
+        End::Lost(fault) => fault.reach == Reach::Whole,
+        End::Rejected(_) => false,
+    };
+    let partial = matches!(label, Label::Partial(_));
+    let may_still_come =
+        partial && (under_way || !nothing_moved) || label == Label::Unreadable && !tells_nothing;
     let patience = match (&end, away) {
         // A second part, or a version, may still come.
         (_, Away::Restarted | Away::Untold) if may_still_come => timing.back_within,
@@ -392,6 +408,13 @@ fn watched(
         job.phase = Phase::Watching { end, since, gone_at };
         return (job, watch);
     }
+    // A part that equals the image's is no proof of it where it equalled it before.
+    let accepted = matches!(end, End::Accepted(_)) && away == Away::Restarted;
+    let label = if partial && nothing_moved && !accepted {
+        Label::Old
+    } else {
+        label
+    };
     let judged = outcome(&end, away, &label);
     if may_push_again(&job, &end, &judged) {
         // The device was just seen; `Prepare` looks once more before the second push.

@@ -20,7 +20,7 @@ use hyper::{Request, Response};
 use crate::{DialError, Dialer, Outgoing, TcpOptions};
 use wire::Wire;
 
-pub use upload::{Reason as UploadReason, Upload, UploadError, UploadLimits, Uploaded, upload};
+pub use upload::{Upload, UploadError, UploadLimits, UploadReason, Uploaded, upload};
 
 /// How much of a reply's body is read, and how long its head may be, bytes.
 /// Guess: ten times the largest page of a Komfovent (../shared/RELIABILITY.md T36 wants this bound).

@@ -74,7 +74,7 @@ pub struct UploadError {
     pub addr: SocketAddr,
     /// Why.
     #[source]
-    pub reason: Reason,
+    pub reason: UploadReason,
     /// How much of the image may have reached it: what the system took from us.
     pub reach: Reach,
     /// Image bytes that its TCP has acknowledged.
@@ -85,7 +85,7 @@ pub struct UploadError {
 
 /// Why an upload brought no reply.
 #[derive(Debug, thiserror::Error)]
-pub enum Reason {
+pub enum UploadReason {
     /// No connection.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -153,7 +153,7 @@ pub async fn upload(
     };
     let request = head
         .request(body)
-        .map_err(|source| nothing_sent(Reason::NotAsked(source)))?;
+        .map_err(|source| nothing_sent(UploadReason::NotAsked(source)))?;
     let options = TcpOptions {
         send_buffer: Some(SEND_BUFFER_LEN_BYTES),
     };
@@ -175,7 +175,7 @@ pub async fn upload(
         tail: upload.tail,
         n_fed: 0,
         acked: 0,
-        last_ack: started,
+        last_ack: Instant::now(),
         replying_since: None,
         limits,
         deadline: started + limits.total,
@@ -193,14 +193,14 @@ pub async fn upload(
     let reach = sending.reach();
     progress.set_acked_bytes(acked_image_bytes);
     match (seen.take(), reason) {
-        (Some(reply), reason) if !matches!(reason, Some(Reason::Cancelled)) => Ok(Uploaded {
+        (Some(reply), reason) if !matches!(reason, Some(UploadReason::Cancelled)) => Ok(Uploaded {
             reply,
             reach,
             acked_image_bytes,
         }),
         (_, reason) => Err(UploadError {
             addr: peer,
-            reason: reason.unwrap_or(Reason::NoReply(None)),
+            reason: reason.unwrap_or(UploadReason::NoReply(None)),
             reach,
             acked_image_bytes,
             handed_image_bytes,
@@ -239,7 +239,7 @@ impl Sending<'_> {
         connection: impl Future,
         reply: impl Future<Output = hyper::Result<()>>,
         seen: &Seen,
-    ) -> Result<hyper::Result<()>, Reason> {
+    ) -> Result<hyper::Result<()>, UploadReason> {
         let mut reply = pin!(reply);
         let mut connection = pin!(connection);
         let mut connected = true;
@@ -267,8 +267,9 @@ impl Sending<'_> {
                 }
             }
         };
-        if result.is_err() {
-            // What still waits here must not reach the device after we have said how it ended.
+        if result.is_err() && self.reach() != Reach::Whole {
+            // What still waits here must not reach the device after we have said how far it got. After the last byte
+            // the device may still be about to finish, and a reset could stop it.
             self.outgoing.reset_on_drop();
         }
         result
@@ -287,21 +288,21 @@ impl Sending<'_> {
     }
 
     /// Feeds the next piece of the image, with what precedes and follows it; says whether it was the last.
-    fn feed_next(&mut self) -> Result<bool, Reason> {
+    fn feed_next(&mut self) -> Result<bool, UploadReason> {
         let first = self.n_fed == 0;
         let end = self.image.len().min(self.n_fed + CHUNK_LEN);
         let last = end == self.image.len();
         if first {
             self.progress
                 .enter(PushPhase::Uploading)
-                .map_err(|_| Reason::Cancelled)?;
+                .map_err(|_| UploadReason::Cancelled)?;
         }
         if last {
             self.progress
                 .enter(PushPhase::LastByte)
-                .map_err(|_| Reason::Cancelled)?;
+                .map_err(|_| UploadReason::Cancelled)?;
         } else if self.progress.phase() == PushPhase::Cancelled {
-            return Err(Reason::Cancelled);
+            return Err(UploadReason::Cancelled);
         }
         let piece = self.image.slice(self.n_fed..end);
         self.n_fed = end;
@@ -318,7 +319,7 @@ impl Sending<'_> {
     }
 
     /// Stores the progress and checks the limits.
-    fn look(&mut self, all_fed: bool, seen: &Seen) -> Result<(), Reason> {
+    fn look(&mut self, all_fed: bool, seen: &Seen) -> Result<(), UploadReason> {
         let now = Instant::now();
         let acked = self.outgoing.acked();
         if acked > self.acked {
@@ -327,10 +328,10 @@ impl Sending<'_> {
             self.progress.set_acked_bytes(self.acked_image_bytes());
         }
         if self.progress.phase() == PushPhase::Cancelled {
-            return Err(Reason::Cancelled);
+            return Err(UploadReason::Cancelled);
         }
         if now >= self.deadline {
-            return Err(Reason::TimedOut {
+            return Err(UploadReason::TimedOut {
                 after: self.limits.total,
             });
         }
@@ -339,10 +340,10 @@ impl Sending<'_> {
         if all_acked || refused {
             let since = *self.replying_since.get_or_insert(now);
             if now - since >= self.limits.reply {
-                return Err(Reason::NoReply(None));
+                return Err(UploadReason::NoReply(None));
             }
         } else if now - self.last_ack >= self.limits.stall {
-            return Err(Reason::Stalled {
+            return Err(UploadReason::Stalled {
                 after: self.limits.stall,
             });
         }
@@ -384,14 +385,14 @@ impl Sending<'_> {
     }
 
     /// The reason behind a failed exchange.
-    fn name(&self, error: AskError) -> Reason {
+    fn name(&self, error: AskError) -> UploadReason {
         let all_sent = self.outgoing.handed() >= self.sent_in_all();
         match error {
-            AskError::NotHttp { source, .. } => Reason::NotHttp(source),
-            AskError::Io { source, .. } if all_sent => Reason::NoReply(Some(source)),
-            AskError::Io { source, .. } => Reason::Broke(source),
-            _ if all_sent => Reason::NoReply(None),
-            _ => Reason::Broke(io::ErrorKind::UnexpectedEof.into()),
+            AskError::NotHttp { source, .. } => UploadReason::NotHttp(source),
+            AskError::Io { source, .. } if all_sent => UploadReason::NoReply(Some(source)),
+            AskError::Io { source, .. } => UploadReason::Broke(source),
+            _ if all_sent => UploadReason::NoReply(None),
+            _ => UploadReason::Broke(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 }
