@@ -229,6 +229,11 @@ fn ota_is_off(_: &Value, rig: &Rig) {
     assert!(!rig.device.running().ota_enabled);
 }
 
+fn hints_at_arduino(said: &Value, _: &Rig) {
+    let next_step = said["next_step"].as_str().unwrap_or_default();
+    assert!(next_step.contains("--family arduino --chip"), "{said:#}");
+}
+
 const HTTP: [&str; 2] = ["--method", "http"];
 const ARDUINO: [&str; 4] = ["--family", "arduino", "--chip", "esp32c6"];
 /// Long enough that a device which restarts every two seconds of uptime is caught, twice.
@@ -653,6 +658,11 @@ fn arduino_rows() -> Vec<Row> {
         row
     };
     vec![
+        row(
+            "arduino, not named",
+            &["no-status-api"],
+            ends("refused", None).pushes(0).answers(0).also(hints_at_arduino),
+        ),
         named("arduino", sketch(ends("unverified", "no status API"))),
         named(
             "arduino, not verified",
