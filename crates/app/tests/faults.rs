@@ -760,7 +760,7 @@ async fn check(row: &Row, wrong: &mut Vec<String>) {
         let image = step.file.bytes();
         let file = rig.file("firmware.bin", &image);
         let mut command = rig.push_in(&rig.state(), &file);
-        command.args(&step.arguments);
+        command.arg("--json").args(&step.arguments);
         if !step.arguments.contains(&"--soak") {
             command.args(["--soak", "2s"]);
         }
@@ -983,7 +983,7 @@ async fn two_devices_with_one_chip_id_are_told_apart_by_their_mac() {
         // One state folder for both: a record of the first must not speak for the second.
         let mut command = rig.push_in(&rigs[0].state(), &file);
         command
-            .args(["--soak", "1s", "--password-env", PASSWORD_ENV])
+            .args(["--json", "--soak", "1s", "--password-env", PASSWORD_ENV])
             .env(PASSWORD_ENV, PASSWORD);
         let ended = run(command).await;
         let said = ended.is("updated", 0).json();

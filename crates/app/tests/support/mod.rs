@@ -3,8 +3,8 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read as _, Seek as _};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -85,7 +85,7 @@ impl Rig {
         self.folder.path().join("state")
     }
 
-    /// `reflash push` of this file to the device, with its ports and JSON, and the journal in `state`.
+    /// `reflash push` of this file to the device, with its ports and the journal in `state`.
     pub(crate) fn push_in(&self, state: &Path, file: &Path) -> Command {
         let mut command = reflash(["push"]);
         command
@@ -93,18 +93,24 @@ impl Rig {
             .arg(file)
             .args(["--ota-port", &self.device.ota_port().to_string()])
             .args(["--http-port", &self.device.http_port().to_string()])
-            .arg("--json")
             .arg("--state")
             .arg(state);
         command
     }
 
     /// The same with the journal in our own folder, the right password and a soak of 2 s.
-    pub(crate) fn push(&self, file: &Path) -> Command {
+    pub(crate) fn push_for_people(&self, file: &Path) -> Command {
         let mut command = self.push_in(&self.state(), file);
         command
             .args(["--soak", "2s", "--password-env", PASSWORD_ENV])
             .env(PASSWORD_ENV, PASSWORD);
+        command
+    }
+
+    /// The same with a result in JSON.
+    pub(crate) fn push(&self, file: &Path) -> Command {
+        let mut command = self.push_for_people(file);
+        command.arg("--json");
         command
     }
 
@@ -193,6 +199,18 @@ impl Running {
         self.child.try_wait().unwrap().is_some()
     }
 
+    /// Waits until this is on its standard output.
+    pub(crate) async fn says(&self, text: &str) {
+        while !read(&self.stdout).contains(text) {
+            assert!(
+                self.since.elapsed() < HANGS,
+                "{} does not say {text:?}",
+                self.shown
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Waits for its end.
     pub(crate) async fn end(mut self) -> Ended {
         let code = loop {
@@ -203,16 +221,16 @@ impl Running {
                 self.since.elapsed() < HANGS,
                 "{} hangs; so far it said {}{}",
                 self.shown,
-                read(&mut self.stdout),
-                read(&mut self.stderr)
+                read(&self.stdout),
+                read(&self.stderr)
             );
             tokio::time::sleep(LOOK_EVERY).await;
         };
         Ended {
             code,
             took: self.since.elapsed(),
-            stdout: read(&mut self.stdout),
-            stderr: read(&mut self.stderr),
+            stdout: read(&self.stdout),
+            stderr: read(&self.stderr),
             shown: std::mem::take(&mut self.shown),
         }
     }
@@ -226,11 +244,11 @@ impl Drop for Running {
     }
 }
 
-fn read(file: &mut File) -> String {
-    let mut bytes = Vec::new();
-    file.rewind().unwrap();
-    file.read_to_end(&mut bytes).unwrap();
-    String::from_utf8_lossy(&bytes).into_owned()
+/// Reads a file whose position the child moves.
+fn read(file: &File) -> String {
+    let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+    let n_bytes = file.read_at(&mut bytes, 0).unwrap();
+    String::from_utf8_lossy(&bytes[..n_bytes]).into_owned()
 }
 
 /// A command that has ended.
