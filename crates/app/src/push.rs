@@ -284,25 +284,51 @@ impl Bench {
                 Err(fault) => last = last.or(Some((fault, info))),
             }
         }
-        let (mut fault, info) = last.expect("there is at least one candidate");
-        if request.family.is_none() && fault.reason == Reason::NotUnderstood
-            || request.family.is_none() && fault.kind == FaultKind::Unreachable
-        {
-            fault = fault.advise(
-                "Check the address and the device's power. If it is a plain ArduinoOTA sketch without a status API, \
-                 say so: --family arduino --chip esp32c6 (its chip).",
+        let (fault, info) = last.expect("there is at least one candidate");
+        let outcome = self.not_identified(request, &fault).await;
+        Ok(Err(Box::new(without_job(outcome, info))))
+    }
+
+    /// The outcome where nobody at the address told who it is. Nothing was sent.
+    async fn not_identified(&self, request: &Request, fault: &Fault) -> Outcome {
+        let mut outcome = before_first_byte(fault);
+        if fault.reason == Reason::NotUnderstood {
+            // Somebody answers, and it is not a device that we know.
+            outcome.ending = Ending::Refused;
+        } else if fault.kind != FaultKind::Unreachable {
+            return outcome;
+        }
+        if request.family.is_some() {
+            return outcome;
+        }
+        outcome.next_step = Some(
+            "Check the address and the device's power. If it is a plain ArduinoOTA sketch without a status API, \
+             say so: --family arduino --chip esp32c6 (its chip)."
+                .to_owned(),
+        );
+        if fault.kind == FaultKind::Unreachable && self.takes_updates_unasked(request).await {
+            outcome.ending = Ending::Refused;
+            outcome.reason = Some(Reason::NoStatusApi.name().to_owned());
+            outcome.text = format!(
+                "{} Something takes updates there, but it does not tell what it is.",
+                outcome.text
             );
         }
-        let outcome = Outcome {
-            // Somebody answers, and it is not a device that we know: nothing was sent.
-            ending: if fault.reason == Reason::NotUnderstood {
-                Ending::Refused
-            } else {
-                Ending::Failed
-            },
-            ..before_first_byte(&fault)
-        };
-        Ok(Err(Box::new(without_job(outcome, info))))
+        outcome
+    }
+
+    /// Whether a device of a family that is never guessed seems to be at the address.
+    async fn takes_updates_unasked(&self, request: &Request) -> bool {
+        for family in self.families() {
+            if family.guessable() || matches!(family.inspect(&request.image), Inspection::NotMine) {
+                continue;
+            }
+            let target = target(request, Notes::default(), Arc::new(NoAnswers));
+            if family.open(target).probe().await.is_ok() {
+                return true;
+            }
+        }
+        false
     }
 
     /// A device that was at this address when its job was cut short: it may be restarting now, so it is not asked first.

@@ -10,6 +10,7 @@ mod komfovent;
 mod talk;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::family::Family;
 use net::Site;
@@ -23,6 +24,8 @@ pub struct Ways {
     pub http_port: u16,
     /// TCP port of Modbus.
     pub modbus_port: u16,
+    /// Pause between two Modbus questions to one unit; its vendor asks for 500 ms.
+    pub modbus_spacing: Duration,
     /// Stop a ventilation unit before its update and start it afterwards, as its vendor advises, if it ran.
     pub stop_unit: bool,
     /// The pace to keep, whatever was remembered of a device.
@@ -35,6 +38,7 @@ impl Default for Ways {
             ota_port: proto::espota::PORT,
             http_port: 80,
             modbus_port: komfovent::modbus::PORT,
+            modbus_spacing: komfovent::link::SPACING,
             stop_unit: false,
             pace: None,
         }

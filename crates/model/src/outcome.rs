@@ -170,9 +170,13 @@ fn updated(end: &End) -> Outcome {
 
 fn restarted(label: &Label) -> Outcome {
     match label {
-        Label::Target | Label::Same => Outcome::plain(
+        Label::Target => Outcome::plain(
             Ending::Updated,
             "The device took the image, restarted, and reports its version.",
+        ),
+        Label::Same => Outcome::plain(
+            Ending::Updated,
+            "The device took the image, restarted, and reports its version, which it reported before too.",
         ),
         Label::Unmoved => Outcome {
             ending: Ending::UpdatedLabelUnchanged,
@@ -232,9 +236,13 @@ fn broken(fault: &Fault, away: Away, label: &Label) -> Outcome {
             Ending::Unverified,
             Reason::VerdictLost.name(),
             format!(
-                "{} The device has restarted since, and its version label is the same as before: \
-                 it may run either image.",
-                fault.text
+                "{} The device {} since, and its version label is the same as before: it may run either image.",
+                fault.text,
+                if away == Away::Restarted {
+                    "has restarted"
+                } else {
+                    "may have restarted"
+                },
             ),
             "Look at the device; if it runs the old firmware, push again.",
         );

@@ -249,6 +249,7 @@ impl World {
         Order {
             device: self.id(),
             image: ImageInfo {
+                version_source: model::image::VersionSource::Image,
                 family: None,
                 kind: String::new(),
                 chip: None,
@@ -1243,21 +1244,15 @@ impl Key {
                 self.byte(6);
                 self.end(end);
                 self.age(now - in_ticks(since.boot), i64::from(BACK_WITHIN_TICKS));
-                // Only whether it was silent decides; when is evidence.
+                // Only whether it was silent decides; when is evidence: a tick is longer than the silence that is no restart.
                 self.byte(u8::from(gone_at.is_some()));
             }
-            Phase::Soaking {
-                end,
-                since: _,
-                until,
-                n_restarts,
-                last,
-            } => {
+            Phase::Soaking(soak) => {
                 self.byte(7);
-                self.end(end);
-                self.age(now - in_ticks(*until), i64::from(BACK_WITHIN_TICKS));
-                self.byte(*n_restarts);
-                self.look(Some(last), host_booted_tick);
+                self.end(&soak.end);
+                self.age(now - in_ticks(soak.until), i64::from(BACK_WITHIN_TICKS));
+                self.byte(soak.n_restarts);
+                self.look(Some(&soak.last), host_booted_tick);
             }
             Phase::Undoing { outcome, n_tries } => {
                 self.bytes.extend([8, *n_tries]);

@@ -82,12 +82,13 @@ struct Reading {
 impl KomfoventDriver {
     pub(super) fn new(site: Site, ways: Ways, target: Target) -> Self {
         let memory = Memory::read(&target.notes);
+        let spacing = Spacing::new(ways.modbus_spacing);
         Self {
             site,
             ways,
             target,
             memory,
-            spacing: Spacing::default(),
+            spacing,
         }
     }
 

@@ -12,25 +12,30 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::modbus::{Answer, NotAnAnswer, Question};
 
 /// How long to wait between two questions (vendor's manual, PROTOCOLS.md A5: 500 ms).
-const SPACING: Duration = Duration::from_millis(500);
+pub(crate) const SPACING: Duration = Duration::from_millis(500);
 /// How long a connection may take to come about (RELIABILITY.md T36).
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
 /// How long an answer may take. Guess: four times the spacing that the vendor asks for.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 /// When a unit may be asked again; kept over connections.
-#[derive(Debug, Default)]
-pub(super) struct Spacing(Option<Instant>);
+#[derive(Debug)]
+pub(super) struct Spacing {
+    between: Duration,
+    next: Instant,
+}
 
 impl Spacing {
-    async fn wait(&self) {
-        if let Some(next) = self.0 {
-            sleep_until(next).await;
+    /// As if it had been asked just now: another driver of ours, or a process before this one, may have.
+    pub(super) fn new(between: Duration) -> Self {
+        Self {
+            between,
+            next: Instant::now() + between,
         }
     }
 
     fn asked(&mut self) {
-        self.0 = Some(Instant::now() + SPACING);
+        self.next = Instant::now() + self.between;
     }
 }
 
@@ -81,7 +86,7 @@ impl<'a> Link<'a> {
 
     /// Asks once.
     pub(super) async fn ask(&mut self, question: Question) -> Result<Answer, LinkError> {
-        self.spacing.wait().await;
+        sleep_until(self.spacing.next).await;
         self.transaction = self.transaction.wrapping_add(1);
         let exchange = exchange(&mut self.stream, question, self.transaction);
         let result = timeout(ANSWER_WAIT, exchange).await;

@@ -6,7 +6,7 @@
 mod driver;
 pub(crate) mod file;
 mod form;
-mod link;
+pub(crate) mod link;
 mod memory;
 pub(crate) mod modbus;
 pub(crate) mod page;
