@@ -93,6 +93,36 @@ async fn what_does_not_exist_ends_with_3() {
     }
 }
 
+#[tokio::test]
+async fn the_help_of_every_command_has_an_example() {
+    let mut commands = vec![Vec::new()];
+    let mut n_seen = 0;
+    while let Some(command) = commands.pop() {
+        let ended = run(reflash(command.iter().map(String::as_str).chain(["--help"]))).await;
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{command:?}");
+        let (_, example) = ended
+            .stdout
+            .split_once("Example")
+            .unwrap_or_else(|| panic!("{command:?} has no example: {}", ended.stdout));
+        let shown = ["reflash".to_owned()].into_iter().chain(command.clone());
+        let shown = shown.collect::<Vec<_>>().join(" ");
+        assert!(example.contains(&shown), "{command:?}: {example}");
+        n_seen += 1;
+        let listed = ended.stdout.split_once("Commands:\n").map(|(_, listed)| listed);
+        let names = listed.into_iter().flat_map(|listed| {
+            let lines = listed.lines().take_while(|line| !line.is_empty());
+            // A sentence that is broken into lines goes on further to the right.
+            let names = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+            names.map(|line| line.split_whitespace().next().unwrap().to_owned())
+        });
+        for name in names {
+            commands.push(command.iter().cloned().chain([name]).collect());
+        }
+    }
+    // The program, its four commands, and the two below them.
+    assert!(n_seen >= 7, "only {n_seen} commands were found");
+}
+
 // ---- What a person and a program read
 
 fn inspect(arguments: &[&str], folder: &Path) -> Command {

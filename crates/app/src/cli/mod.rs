@@ -44,6 +44,7 @@ enum Command {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  reflash firmware inspect ir_remote_v2.0.0.bin --chip esp32c6")]
 struct FirmwareArguments {
     #[command(subcommand)]
     command: FirmwareCommand,
