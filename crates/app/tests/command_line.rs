@@ -397,6 +397,10 @@ async fn control_characters_of_a_device_do_not_reach_the_terminal() {
     let ended = run(inspect(&[file.to_str().unwrap()], rig.folder.path())).await;
     is_harmless(&ended.stdout);
     is_harmless(&ended.stderr);
+    let missing = rig.folder.path().join("missing\u{1b}[2J\nINJECTED");
+    let ended = run(inspect(&[missing.to_str().unwrap()], rig.folder.path())).await;
+    assert_eq!(ended.code, Some(3));
+    is_harmless(&ended.stderr);
 }
 
 // ---- Output that nobody reads
