@@ -234,7 +234,15 @@ async fn a_push_for_people() {
     refusing.arg("--json");
     assert_eq!(run(refusing).await.verdict().1.as_deref(), Some("wrong-chip"));
     assert_eq!(failed.code, Some(1));
-    for ended in [&updated, &current, &planned, &failed] {
+    rig.device.set_faults(vec![Fault::DropAfter(20_000)]);
+    let broken = run(rig.push_for_people(&other)).await;
+    assert_eq!(broken.code, Some(1));
+    assert!(
+        !broken.stdout.contains("131,072 bytes in"),
+        "it was cut off long before: {}",
+        broken.stdout
+    );
+    for ended in [&updated, &current, &planned, &failed, &broken] {
         assert_eq!(ended.stderr, "", "progress is for terminals");
     }
     settings().bind(|| {
