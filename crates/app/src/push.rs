@@ -633,7 +633,7 @@ fn method_of(family: &dyn Family, device: &Device, request: &Request) -> Result<
             let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
             Err(Trouble::new(
                 Exit::Usage,
-                format!("An {} takes no images by {method}.", family.title()),
+                format!("This device ({}) takes no images by {method}.", family.title()),
                 format!("Choose --method {}.", names.join(" or --method ")),
             ))
         }
@@ -674,6 +674,7 @@ fn refused_by_inspection(candidates: &[Candidate], permits: &Permits) -> Option<
 
 fn refused_file(request: &Request, outcome: Outcome) -> Pushed {
     let info = ImageInfo {
+        version_source: model::image::VersionSource::Image,
         family: None,
         kind: "unknown".to_owned(),
         chip: None,

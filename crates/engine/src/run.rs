@@ -3,7 +3,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use model::device::{Device, Snapshot};
-use model::family::{Driver, Family, Fault, Notes, Undo, Verdict};
+use model::family::{Driver, Family, Fault, FaultKind, Notes, Reason, Undo, Verdict};
 use model::id::JobId;
 use model::image::{Image, Refusal};
 use model::job::{Act, Job, Order, Phase, Seen, next};
@@ -170,6 +170,10 @@ fn fenced_or(other: fn(JournalError) -> RunError) -> impl Fn(JournalError) -> Ru
     }
 }
 
+fn is_away(job: &Job) -> bool {
+    matches!(job.phase, Phase::Watching { gone_at: Some(_), .. })
+}
+
 fn state_of(job: &Job) -> Value {
     serde_json::to_value(job).expect("a job holds nothing that JSON cannot say")
 }
@@ -191,6 +195,7 @@ impl Run<'_> {
                 None => self.perform(act).await?,
             };
             let before = self.job.phase.name();
+            let was_away = is_away(&self.job);
             let pushed = matches!(seen, Seen::Pushed { .. });
             let now = self.engine.clock.now();
             let (job, next_act) = next(self.job, seen, now);
@@ -201,7 +206,9 @@ impl Run<'_> {
             }
             // The intent is stored by its own act; the end by the last one.
             let stored_by_act = matches!(act, Act::CommitUndo | Act::CommitIntent | Act::Push | Act::Finish);
-            if !stored_by_act && (pushed || self.job.phase.name() != before) {
+            // Where no uptime tells of a restart, the silence is the only trace of it: a resumed job must know.
+            let went_away = is_away(&self.job) && !was_away;
+            if !stored_by_act && (pushed || went_away || self.job.phase.name() != before) {
                 let step = if pushed { "pushed" } else { self.job.phase.name() };
                 self.commit(step, json!(self.job.evidence), false).await?;
             }
@@ -263,11 +270,7 @@ impl Run<'_> {
             }
             Act::Undo { after } => {
                 self.pause(after).await?;
-                let undone = match self.job.undo.clone() {
-                    Some(undo) => guarded(self.engine, self.lease, self.work.driver.undo(&undo)).await?,
-                    None => Ok(()),
-                };
-                Seen::Undone(undone)
+                Seen::Undone(self.put_back().await?)
             }
             Act::Finish => unreachable!("the loop ends before this act is performed"),
         })
@@ -335,6 +338,10 @@ impl Run<'_> {
 
     async fn push(&mut self) -> Result<Result<Verdict, Fault>, RunError> {
         let progress = Progress::default();
+        if self.cancel_seen {
+            // It was cancelled while its intent was being stored: the driver then sends nothing.
+            progress.cancel();
+        }
         let len_bytes = self.work.image.len_bytes();
         let method = self.job.order.method.clone();
         let mut stop = self.work.stop.clone();
@@ -365,6 +372,8 @@ impl Run<'_> {
             }
         };
         sample(&progress);
+        self.cancel_seen = cancel_seen;
+        self.job.cancelled |= cancel_seen;
         result
     }
 
@@ -397,10 +406,26 @@ impl Run<'_> {
         }
     }
 
+    /// Puts back what was changed, at our device only: another one may stand at its address by now.
+    async fn put_back(&mut self) -> Result<Result<(), Fault>, RunError> {
+        let Some(undo) = self.job.undo.clone() else {
+            return Ok(Ok(()));
+        };
+        let device = self.job.order.device.clone();
+        let driver = &mut self.work.driver;
+        let act = async move {
+            let snapshot = driver.probe().await?;
+            if snapshot.id != device {
+                let text = format!("Another device answers at this address now: {}.", snapshot.id);
+                return Err(Fault::before_push(FaultKind::Refused, Reason::OtherDevice, text));
+            }
+            driver.undo(&undo).await
+        };
+        guarded(self.engine, self.lease, act).await
+    }
+
     async fn put_back_after_failure(&mut self) {
-        if let Some(undo) = self.job.undo.clone()
-            && let Err(fault) = self.work.driver.undo(&undo).await
-        {
+        if let Ok(Err(fault)) = self.put_back().await {
             tracing::warn!(
                 fault = fault.text,
                 "what was changed could not be put back; the next command does it"

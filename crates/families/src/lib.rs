@@ -6,8 +6,11 @@
 mod arduino;
 mod esp;
 mod ir_remote;
+mod komfovent;
+mod talk;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::family::Family;
 use net::Site;
@@ -19,6 +22,12 @@ pub struct Ways {
     pub ota_port: u16,
     /// TCP port of the device's web server.
     pub http_port: u16,
+    /// TCP port of Modbus.
+    pub modbus_port: u16,
+    /// Pause between two Modbus questions to one unit; its vendor asks for 500 ms.
+    pub modbus_spacing: Duration,
+    /// Stop a ventilation unit before its update and start it afterwards, as its vendor advises, if it ran.
+    pub stop_unit: bool,
     /// The pace to keep, whatever was remembered of a device.
     pub pace: Option<Pace>,
 }
@@ -28,6 +37,9 @@ impl Default for Ways {
         Self {
             ota_port: proto::espota::PORT,
             http_port: 80,
+            modbus_port: komfovent::modbus::PORT,
+            modbus_spacing: komfovent::link::SPACING,
+            stop_unit: false,
             pace: None,
         }
     }
@@ -35,10 +47,23 @@ impl Default for Ways {
 
 pub use esp::Pace;
 
+/// The names of all families, in the order of [`all`].
+pub const NAMES: [&str; 3] = ["ir-remote", "arduino", "komfovent"];
+
 /// Every family there is, in the order in which they are asked about a file or a device.
 pub fn all(site: &Site, ways: &Ways) -> Vec<Arc<dyn Family>> {
     vec![
         Arc::new(ir_remote::IrRemote::new(site.clone(), ways.clone())),
         Arc::new(arduino::Arduino::new(site.clone(), ways.clone())),
+        Arc::new(komfovent::Komfovent::new(site.clone(), ways.clone())),
     ]
+}
+
+/// Parsers of foreign bytes, for `fuzz/` alone.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::komfovent::file::Name;
+    pub use crate::komfovent::modbus::{Answer, NotAnAnswer, Question};
+    pub use crate::komfovent::page::{Judgement, Page, judge, read, serial};
+    pub use crate::komfovent::version::{Controller, Panel};
 }

@@ -40,6 +40,8 @@ pub struct Health {
     pub free_heap_bytes: Option<u64>,
     /// Signal strength, dBm; negative.
     pub signal_dbm: Option<i32>,
+    /// Whether the machine that it controls is switched on.
+    pub running: Option<bool>,
 }
 
 /// What was read from a device in one look.

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::{Device, Snapshot};
 use crate::id::FamilyId;
-use crate::image::{Image, ImageInfo, Inspection, Refusal, VersionSource};
+use crate::image::{Image, ImageInfo, Inspection, Refusal};
 use crate::installed::Installed;
 use crate::progress::Progress;
+use crate::sighting::{Candidate, Lookout, Sighting};
 use crate::version::{Relation, Versions};
 
 /// A way to bring an image to a device.
@@ -262,11 +263,18 @@ pub trait Family: Send + Sync {
     /// What to call one of its devices to a person: "IR Remote Mini".
     fn title(&self) -> &'static str;
 
+    /// Where discovery is to look for its devices; nowhere, unless it says so.
+    fn lookouts(&self) -> Vec<Lookout> {
+        Vec::new()
+    }
+
+    /// Whether a sighting is one of its devices.
+    fn recognise(&self, _sighting: &Sighting) -> Option<Candidate> {
+        None
+    }
+
     /// What kind of file this is, and whether it is fit for devices of this family.
     fn inspect(&self, image: &Image) -> Inspection;
-
-    /// Where the versions that [`Family::inspect`] holds a device to were read.
-    fn version_source(&self) -> VersionSource;
 
     /// Whether a device of this family can be told by asking it; one that tells nothing is only used when it is named.
     fn guessable(&self) -> bool {

@@ -103,6 +103,8 @@ pub struct ImageInfo {
     pub chip: Option<String>,
     /// The versions that a device is expected to report after it: what the family holds the device to.
     pub versions: Option<Versions>,
+    /// Where [`ImageInfo::versions`] were read.
+    pub version_source: VersionSource,
     /// A version that only its file name tells and that the device need not report.
     pub hint: Option<Versions>,
     /// The project name inside the image, if it states one.
@@ -119,11 +121,12 @@ pub struct ImageInfo {
 
 impl ImageInfo {
     /// The version to show for it, and where that was read.
-    pub fn shown_version(&self, source_of_versions: VersionSource) -> Option<(&Versions, VersionSource)> {
-        self.versions
+    pub fn shown_version(&self) -> Option<(&Versions, VersionSource)> {
+        let versions = self
+            .versions
             .as_ref()
-            .map(|versions| (versions, source_of_versions))
-            .or_else(|| self.hint.as_ref().map(|hint| (hint, VersionSource::FileName)))
+            .map(|versions| (versions, self.version_source));
+        versions.or_else(|| self.hint.as_ref().map(|hint| (hint, VersionSource::FileName)))
     }
 }
 

@@ -74,6 +74,7 @@ mod tests {
 
     fn image(bytes: &[u8], stated: Option<&str>) -> ImageInfo {
         ImageInfo {
+            version_source: crate::image::VersionSource::Image,
             family: None,
             kind: "esp-app".to_owned(),
             chip: None,

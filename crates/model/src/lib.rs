@@ -13,5 +13,6 @@ pub mod job;
 pub mod outcome;
 pub mod precheck;
 pub mod progress;
+pub mod sighting;
 pub mod time;
 pub mod version;

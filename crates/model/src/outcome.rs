@@ -170,9 +170,13 @@ fn updated(end: &End) -> Outcome {
 
 fn restarted(label: &Label) -> Outcome {
     match label {
-        Label::Target | Label::Same => Outcome::plain(
+        Label::Target => Outcome::plain(
             Ending::Updated,
             "The device took the image, restarted, and reports its version.",
+        ),
+        Label::Same => Outcome::plain(
+            Ending::Updated,
+            "The device took the image, restarted, and reports its version, which it reported before too.",
         ),
         Label::Unmoved => Outcome {
             ending: Ending::UpdatedLabelUnchanged,
@@ -200,7 +204,10 @@ fn restarted(label: &Label) -> Outcome {
 fn broken(fault: &Fault, away: Away, label: &Label) -> Outcome {
     let unmoved = matches!(label, Label::Unmoved | Label::Old | Label::Same);
     let complete = fault.reach == Reach::Whole;
-    let lost = !matches!(fault.reason, Reason::DeviceError | Reason::DeviceErrorRestarts);
+    let lost = !matches!(
+        fault.reason,
+        Reason::DeviceError | Reason::DeviceErrorRestarts | Reason::Busy
+    );
     if *label == Label::Target && away == Away::Stayed {
         // Nothing restarted, so nothing of ours can be running: somebody else updated it, or it lies.
         return mismatch();
@@ -229,9 +236,13 @@ fn broken(fault: &Fault, away: Away, label: &Label) -> Outcome {
             Ending::Unverified,
             Reason::VerdictLost.name(),
             format!(
-                "{} The device has restarted since, and its version label is the same as before: \
-                 it may run either image.",
-                fault.text
+                "{} The device {} since, and its version label is the same as before: it may run either image.",
+                fault.text,
+                if away == Away::Restarted {
+                    "has restarted"
+                } else {
+                    "may have restarted"
+                },
             ),
             "Look at the device; if it runs the old firmware, push again.",
         );
@@ -310,7 +321,7 @@ pub fn before_first_byte(fault: &Fault) -> Outcome {
         ending,
         fault.reason.name(),
         fault.text.clone(),
-        advice(fault.reason),
+        fault.next_step.as_deref().unwrap_or(advice(fault.reason)),
     )
 }
 

@@ -118,7 +118,7 @@ mod tests {
     use crate::device::{Hardware, Health};
     use crate::family::{Driver, Label, Method, Target, Timing, Undo};
     use crate::id::{DeviceId, FamilyId, Sha256};
-    use crate::image::{Inspection, VersionSource};
+    use crate::image::Inspection;
     use crate::version::Versions;
 
     /// A family that answers what the test wants.
@@ -136,9 +136,6 @@ mod tests {
         }
         fn inspect(&self, _image: &Image) -> Inspection {
             Inspection::NotMine
-        }
-        fn version_source(&self) -> VersionSource {
-            VersionSource::Image
         }
         fn relate(&self, _installed: &Versions, _offered: &Versions) -> Relation {
             self.relation
@@ -235,6 +232,7 @@ mod tests {
             };
             let image = Image::new("new.bin", b"new".to_vec());
             let info = ImageInfo {
+                version_source: crate::image::VersionSource::Image,
                 family: None,
                 kind: "esp-app".to_owned(),
                 chip: None,

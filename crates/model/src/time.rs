@@ -23,6 +23,16 @@ impl Now {
         }
     }
 
+    /// The same moment a while earlier; not before this machine booted.
+    #[must_use]
+    pub fn earlier(self, by: Duration) -> Self {
+        let by = by.min(self.boot);
+        Self {
+            boot: self.boot.saturating_sub(by),
+            wall_ms: self.wall_ms - i64::try_from(by.as_millis()).unwrap_or(i64::MAX),
+        }
+    }
+
     /// How long ago `earlier` was; zero if it lies ahead.
     pub fn since(self, earlier: Self) -> Duration {
         self.boot.saturating_sub(earlier.boot)

@@ -12,6 +12,7 @@
 mod callback;
 mod dial;
 pub mod http;
+mod neighbour;
 mod networks;
 mod outgoing;
 mod presence;
@@ -23,6 +24,7 @@ pub use ipnet::IpNet;
 
 pub use callback::{Callback, CallbackError, Invited};
 pub use dial::{DialError, Dialer, TcpOptions};
+pub use neighbour::neighbour;
 pub use networks::Networks;
 pub use outgoing::Outgoing;
 pub use presence::{Presence, present};

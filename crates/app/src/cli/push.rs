@@ -18,6 +18,7 @@ use net::{Callback, Dialer, Networks, Site};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use store::Store;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -39,13 +40,13 @@ pub(crate) struct PushArguments {
     /// The image.
     file: PathBuf,
     /// What kind of device it is; arduino is never guessed.
-    #[arg(long, default_value = "auto", value_parser = ["auto", "ir-remote", "arduino"])]
+    #[arg(long, default_value = "auto", value_parser = family_names())]
     family: String,
     /// Its chip, for devices that do not tell, such as esp32c6.
     #[arg(long)]
     chip: Option<String>,
     /// How to bring the image there; otherwise the best way of the family.
-    #[arg(long, value_parser = ["espota", "http"])]
+    #[arg(long, value_name = "espota|http")]
     method: Option<String>,
     /// File that holds the device's password; a trailing line end does not count.
     #[arg(long, value_name = "F", conflicts_with = "password_env")]
@@ -62,6 +63,12 @@ pub(crate) struct PushArguments {
     /// TCP port of the device's web server.
     #[arg(long, value_name = "PORT", default_value_t = 80)]
     http_port: u16,
+    /// TCP port of the device's Modbus server.
+    #[arg(long, value_name = "PORT", default_value_t = 502)]
+    modbus_port: u16,
+    /// Stop a machine before its update and start it again afterwards, where its vendor advises it.
+    #[arg(long)]
+    stop_unit: bool,
     /// Address of this machine to talk from.
     #[arg(long, value_name = "ADDR")]
     bind: Option<IpAddr>,
@@ -106,6 +113,11 @@ pub(crate) struct PushArguments {
     json: bool,
 }
 
+/// What `--family` takes.
+fn family_names() -> Vec<&'static str> {
+    std::iter::once("auto").chain(families::NAMES).collect()
+}
+
 /// Pushes.
 pub(crate) async fn run(arguments: PushArguments) -> Result<Exit, Trouble> {
     let json = arguments.json;
@@ -138,6 +150,8 @@ async fn push(arguments: PushArguments) -> Result<Exit, Trouble> {
     let ways = Ways {
         ota_port: arguments.ota_port,
         http_port: arguments.http_port,
+        modbus_port: arguments.modbus_port,
+        stop_unit: arguments.stop_unit,
         pace: arguments.pace.as_deref().map(|pace| match pace {
             "stop-and-wait" => Pace::StopAndWait,
             _ => Pace::Pipelined,
@@ -285,11 +299,16 @@ fn prompt(device: &str) -> Result<Option<SecretString>, Trouble> {
     Ok((!password.is_empty()).then(|| SecretString::from(password)))
 }
 
-/// The first interrupt cancels as long as that is possible, the second stops even the watching.
+/// The first interrupt (or request to end) cancels as long as that is possible, the second stops even the watching.
 pub(super) async fn interrupts(stop: watch::Sender<Stop>) {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return;
+    };
     for wanted in [Stop::Cancel, Stop::Leave] {
-        if tokio::signal::ctrl_c().await.is_err() {
-            return;
+        // Both arms only wait for a signal; one that comes in between is kept for the next round.
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => if interrupted.is_err() { return },
+            _ = terminate.recv() => {}
         }
         stop.send_replace(wanted);
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use model::device::Snapshot;
-use model::image::{Image, ImageInfo, Refusal, VersionSource};
+use model::image::{Image, ImageInfo, Refusal};
 use model::outcome::{Ending, Outcome};
 
 use crate::push::Pushed;
@@ -19,12 +19,7 @@ pub(super) fn fact(label: &str, text: &str) -> String {
 
 /// The version to show for an image and where it was read.
 pub(super) fn version_of(info: &ImageInfo) -> Option<(String, &'static str)> {
-    let source = if info.kind == "mbin" {
-        VersionSource::FileName
-    } else {
-        VersionSource::Image
-    };
-    info.shown_version(source)
+    info.shown_version()
         .map(|(versions, source)| (versions.to_string(), source.name()))
 }
 

@@ -11,15 +11,16 @@ use model::family::{
     Driver, Family, Fault, FaultKind, Label, Method, Notes, Reason, Target, Timing, Undo, Verdict,
 };
 use model::id::{DeviceId, FamilyId};
-use model::image::{Image, ImageInfo, Inspection, Refusal, VersionSource};
+use model::image::{Image, ImageInfo, Inspection, Refusal};
 use model::installed::Installed;
 use model::progress::Progress;
 use model::version::{Relation, Versions};
 use net::{Presence, Site};
 
 use crate::Ways;
-use crate::esp::espota::{Push, chain, endpoint};
+use crate::esp::espota::Push;
 use crate::esp::{self, ESPOTA, Memory, Pace};
+use crate::talk::{chain, endpoint};
 
 /// The family.
 pub(crate) struct Arduino {
@@ -47,10 +48,6 @@ impl Family for Arduino {
             return Inspection::NotMine;
         }
         esp::image::inspect(&self.id(), image, None)
-    }
-
-    fn version_source(&self) -> VersionSource {
-        VersionSource::Image
     }
 
     fn guessable(&self) -> bool {

@@ -33,6 +33,7 @@ fn info(family: &FamilyId, image: &Image, reading: &Reading, hint: Option<Versio
         Kind::App | Kind::Bootloader | Kind::Merged | Kind::Encrypted
     );
     ImageInfo {
+        version_source: model::image::VersionSource::Image,
         family: is_esp.then(|| family.clone()),
         kind: reading.kind.name().to_owned(),
         chip: header.and_then(|header| header.chip.name()).map(str::to_owned),

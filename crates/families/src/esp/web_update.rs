@@ -8,11 +8,11 @@ use model::family::{Fault, FaultKind, Reach, Reason, Verdict};
 use model::image::Image;
 use model::progress::Progress;
 use net::Site;
-use net::http::{self, UploadReason};
+use net::http;
 use proto::multipart::Multipart;
 use proto::web_update::{Judgement, judge};
 
-use super::espota::chain;
+use crate::talk::{host_header, unsure, upload_fault};
 
 /// Path that `ArduinoOTA`-era sketches serve (PROTOCOLS.md C).
 const PATH: &str = "/update";
@@ -68,16 +68,7 @@ pub(crate) async fn push(
     };
     match http::upload(&site.dialer, device, upload, progress, limits).await {
         Ok(uploaded) => judged(uploaded.reach, uploaded.reply.status, &uploaded.reply.body),
-        Err(error) => Err(fault(&error, image.len_bytes())),
-    }
-}
-
-/// The `Host` of a request to a device: without the usual port.
-pub(crate) fn host_header(device: SocketAddr) -> String {
-    if device.port() == 80 {
-        device.ip().to_string()
-    } else {
-        device.to_string()
+        Err(error) => Err(upload_fault(&error, image.len_bytes())),
     }
 }
 
@@ -127,50 +118,5 @@ fn judged(reach: Reach, status: u16, body: &[u8]) -> Result<Verdict, Fault> {
             },
             &format!("The device answered \"{text}\", which says neither yes nor no."),
         )),
-    }
-}
-
-fn unsure(reach: Reach, reason: Reason, text: &str) -> Fault {
-    Fault {
-        kind: FaultKind::Unsure,
-        reason,
-        text: text.to_owned(),
-        reach,
-        failed_answers: 0,
-        next_step: None,
-    }
-}
-
-fn fault(error: &http::UploadError, len_bytes: u64) -> Fault {
-    let acked = error.acked_image_bytes;
-    let cause = chain(error);
-    match (&error.reason, error.reach) {
-        (UploadReason::Cancelled, reach) => Fault {
-            kind: if reach == Reach::Nothing {
-                FaultKind::Refused
-            } else {
-                FaultKind::Unsure
-            },
-            reason: Reason::Cancelled,
-            text: "Cancelled.".to_owned(),
-            reach,
-            failed_answers: 0,
-            next_step: None,
-        },
-        (_, Reach::Nothing) => Fault::before_push(
-            FaultKind::Unreachable,
-            Reason::NoAnswer,
-            format!("Nothing could be uploaded: {cause}."),
-        ),
-        (_, reach) if acked >= len_bytes => unsure(
-            reach,
-            Reason::VerdictLost,
-            &format!("The device has acknowledged all {len_bytes} bytes, and then no answer came: {cause}."),
-        ),
-        (_, reach) => unsure(
-            reach,
-            Reason::MidStream,
-            &format!("The upload broke off at {acked} of {len_bytes} bytes: {cause}."),
-        ),
     }
 }

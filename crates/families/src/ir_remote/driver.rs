@@ -16,9 +16,10 @@ use proto::esp_image::Chip;
 
 use super::status::Status;
 use crate::Ways;
-use crate::esp::espota::{Push, chain, endpoint};
+use crate::esp::espota::Push;
 use crate::esp::image::FIRMWARE;
 use crate::esp::{ESPOTA, HTTP, Memory, Pace, web_update};
+use crate::talk::{chain, endpoint, host_header};
 
 /// What an answer may cost.
 const LIMITS: Limits = Limits::USUAL;
@@ -53,7 +54,7 @@ impl IrRemoteDriver {
 
     async fn ask(&self, method: &'static str, path: &'static str) -> Result<Reply, Fault> {
         let web = self.web();
-        let host = web_update::host_header(web);
+        let host = host_header(web);
         let ask = Ask {
             method,
             path,
@@ -112,13 +113,16 @@ impl IrRemoteDriver {
         if let Some(hardware) = &self.hardware {
             return hardware.clone();
         }
-        // Firmware variants without this route are still devices of this family; only their chip is then not known.
-        let Ok(status) = self.status("/api/ota/status").await else {
-            return Hardware {
-                model: Some("mini".to_owned()),
-                chip: self.target.chip.clone(),
-                ..Hardware::default()
-            };
+        let bare = Hardware {
+            model: Some("mini".to_owned()),
+            chip: self.target.chip.clone(),
+            ..Hardware::default()
+        };
+        let status = match self.status("/api/ota/status").await {
+            Ok(status) => status,
+            // Firmware variants without this route are still devices of this family; only their chip is then not known.
+            Err(fault) if fault.reason == Reason::NotUnderstood => return self.hardware.insert(bare).clone(),
+            Err(_) => return bare,
         };
         let told = status.chip_model.map(|model| {
             Chip::parse(&model)
@@ -182,6 +186,7 @@ impl Driver for IrRemoteDriver {
             health: Health {
                 free_heap_bytes: status.free_heap_bytes,
                 signal_dbm: status.signal_dbm,
+                running: None,
             },
         })
     }

@@ -3,17 +3,20 @@
 mod driver;
 mod status;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use model::device::{Device, Ota, Snapshot};
 use model::family::{Driver, Family, Label, Method, Target, Timing, Undo};
-use model::id::FamilyId;
-use model::image::{Image, ImageInfo, Inspection, Refusal, VersionSource};
+use model::id::{DeviceId, FamilyId};
+use model::image::{Image, ImageInfo, Inspection, Refusal};
 use model::installed::Installed;
+use model::sighting::{Candidate, Certainty, Lookout, Sighting};
 use model::version::{Relation, Versions};
 use net::Site;
 use proto::espota::DEVICE_STALL;
 
+use self::status::Status;
 use crate::Ways;
 use crate::esp::{self, ESPOTA, HTTP, image::FIRMWARE};
 
@@ -64,15 +67,37 @@ impl Family for IrRemote {
         "IR Remote Mini"
     }
 
+    fn lookouts(&self) -> Vec<Lookout> {
+        vec![
+            Lookout::Mdns {
+                service: "_arduino._tcp",
+            },
+            Lookout::Mdns {
+                service: "_http._tcp",
+            },
+            Lookout::Http {
+                port: self.ways.http_port,
+                path: "/api/status",
+            },
+            // The real firmware publishes without a device id, the founding document with one (PROTOCOLS.md E3).
+            Lookout::Mqtt {
+                topic: "home/ir_remote_mini/status",
+            },
+            Lookout::Mqtt {
+                topic: "home/ir_remote_mini/+/status",
+            },
+        ]
+    }
+
+    fn recognise(&self, sighting: &Sighting) -> Option<Candidate> {
+        recognise(&self.id(), sighting)
+    }
+
     fn inspect(&self, image: &Image) -> Inspection {
         if image.file_name().to_lowercase().ends_with(".mbin") {
             return Inspection::NotMine;
         }
         esp::image::inspect(&self.id(), image, version_in_name(image.file_name()))
-    }
-
-    fn version_source(&self) -> VersionSource {
-        VersionSource::Image
     }
 
     fn relate(&self, installed: &Versions, offered: &Versions) -> Relation {
@@ -114,6 +139,60 @@ impl Family for IrRemote {
             self.ways.clone(),
             target,
         ))
+    }
+}
+
+/// Only the status tells for certain; names and topics make it likely.
+fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candidate> {
+    let likely = |address: Option<IpAddr>| {
+        Some(Candidate {
+            family: family.clone(),
+            address,
+            id: None,
+            certainty: Certainty::Likely,
+        })
+    };
+    match sighting {
+        Sighting::Http {
+            address,
+            path,
+            status: 200,
+            body,
+            ..
+        } if path == "/api/status" => {
+            let status = Status::parse(body).ok()?;
+            (status.device_type.as_deref() == Some("mini")).then(|| Candidate {
+                family: family.clone(),
+                address: Some(*address),
+                id: status.mac.map(|mac| DeviceId::from_hardware(family, mac)),
+                certainty: Certainty::Told,
+            })
+        }
+        Sighting::Mdns {
+            service,
+            instance,
+            address,
+            ..
+        } => {
+            let is_ours = matches!(
+                service.trim_end_matches(".local."),
+                "_arduino._tcp" | "_http._tcp"
+            ) && instance.to_lowercase().starts_with("ir-remote-mini");
+            if is_ours { likely(Some(*address)) } else { None }
+        }
+        Sighting::Mqtt { topic, payload } => {
+            let levels: Vec<&str> = topic.split('/').collect();
+            let is_ours = matches!(
+                levels[..],
+                ["home", "ir_remote_mini", "status"] | ["home", "ir_remote_mini", _, "status"]
+            );
+            // A bare "online" says no more than that the topic is in use.
+            let says_so = serde_json::from_slice::<serde_json::Value>(payload).is_ok_and(|heartbeat| {
+                heartbeat.get("device").and_then(|device| device.as_str()) == Some("ir_receiver_mini")
+            });
+            if is_ours && says_so { likely(None) } else { None }
+        }
+        Sighting::Http { .. } | Sighting::Modbus { .. } => None,
     }
 }
 
@@ -205,5 +284,105 @@ mod tests {
                 relation.reversed()
             );
         }
+    }
+
+    /// What the label says: `stated` is the image's own version, `moves` whether earlier labels moved.
+    #[track_caller]
+    fn check_label(before: &str, stated: Option<&str>, moves: Option<bool>, after: &str, expected: &Label) {
+        let snapshot = |version: &str| Snapshot {
+            id: model::id::DeviceId::from_hardware(&FamilyId::new("ir-remote"), "a0b1c2d3e4f5"),
+            versions: if version.is_empty() {
+                Versions::default()
+            } else {
+                versions(version)
+            },
+            uptime: None,
+            ota: Ota::Enabled,
+            busy: false,
+            host_name: None,
+            hardware: model::device::Hardware::default(),
+            health: model::device::Health::default(),
+        };
+        let image = ImageInfo {
+            version_source: model::image::VersionSource::Image,
+            family: None,
+            kind: "esp-app".to_owned(),
+            chip: None,
+            versions: stated.map(versions),
+            hint: Some(versions("9.9.9")),
+            project: None,
+            signature: None,
+            len_bytes: 1,
+            sha256: model::id::Sha256::of(b"x"),
+            warnings: Vec::new(),
+        };
+        let record = moves.map(|label_moves| Installed {
+            digest: None,
+            label: versions(before),
+            label_moves,
+        });
+        assert_eq!(
+            label(&snapshot(before), &image, record.as_ref(), &snapshot(after)),
+            *expected
+        );
+    }
+
+    #[test]
+    fn a_label_is_the_target_when_it_moved_to_what_the_image_states() {
+        check_label("1.0", Some("2.0"), None, "2.0", &Label::Target);
+        check_label("1.0", Some("2.0"), None, "3.0", &Label::Other);
+    }
+
+    #[test]
+    fn a_label_that_was_the_target_before_proves_nothing() {
+        check_label("2.0", Some("2.0"), Some(true), "2.0", &Label::Same);
+    }
+
+    #[test]
+    fn any_move_is_the_doing_of_an_image_that_states_nothing() {
+        check_label("1.0", None, None, "1.1", &Label::Target);
+    }
+
+    #[test]
+    fn an_unmoved_label_is_the_old_one_only_where_labels_are_known_to_move() {
+        check_label("1.0", None, None, "1.0", &Label::Unmoved);
+        check_label("1.0", None, Some(false), "1.0", &Label::Unmoved);
+        check_label("1.0", None, Some(true), "1.0", &Label::Old);
+        check_label("1.0", Some("2.0"), Some(true), "1.0", &Label::Old);
+    }
+
+    #[test]
+    fn no_label_is_unreadable() {
+        check_label("1.0", Some("2.0"), None, "", &Label::Unreadable);
+    }
+
+    fn seen(path: &str, body: &str) -> Option<Candidate> {
+        let address = IpAddr::from([192, 168, 1, 40]);
+        let sighting = Sighting::Http {
+            address,
+            path: path.to_owned(),
+            status: 200,
+            server: None,
+            body: body.as_bytes().to_vec(),
+        };
+        recognise(&FamilyId::new("ir-remote"), &sighting)
+    }
+
+    #[test]
+    fn a_status_of_type_mini_tells_the_device() {
+        let candidate = seen(
+            "/api/status",
+            r#"{"deviceType":"Mini","macAddress":"A0:B1:C2:D3:E4:F5"}"#,
+        )
+        .unwrap();
+        assert_eq!(candidate.certainty, Certainty::Told);
+        assert_eq!(candidate.id.unwrap().hardware, "a0b1c2d3e4f5");
+    }
+
+    #[test]
+    fn another_type_or_another_page_is_not_ours() {
+        assert_eq!(seen("/api/status", r#"{"deviceType":"maxi"}"#), None);
+        assert_eq!(seen("/", r#"{"deviceType":"mini"}"#), None);
+        assert_eq!(seen("/api/status", "<html>"), None);
     }
 }

@@ -127,18 +127,7 @@ pub enum Phase {
         gone_at: Option<Now>,
     },
     /// It is back; it must stay up.
-    Soaking {
-        /// How the push ended.
-        end: End,
-        /// When it came back.
-        since: Now,
-        /// The soak's end.
-        until: Duration,
-        /// Restarts seen in the soak.
-        n_restarts: u8,
-        /// The last look at it.
-        last: Box<Look>,
-    },
+    Soaking(Box<Soak>),
     /// Putting back what was changed.
     Undoing {
         /// How the job will have ended.
@@ -153,6 +142,21 @@ pub enum Phase {
     },
 }
 
+/// A device that is back and is watched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Soak {
+    /// How the push ended.
+    pub end: End,
+    /// When it came back.
+    pub since: Now,
+    /// The soak's end.
+    pub until: Duration,
+    /// Restarts seen in the soak.
+    pub n_restarts: u8,
+    /// The last look at it.
+    pub last: Look,
+}
+
 impl Phase {
     /// Its name: the word a person reads, and the step's name in the journal.
     pub fn name(&self) -> &'static str {
@@ -161,7 +165,7 @@ impl Phase {
             Self::CommittingUndo | Self::Preparing => "preparing",
             Self::CommittingIntent | Self::Pushing => "uploading",
             Self::Watching { .. } => "rebooting",
-            Self::Soaking { .. } => "soaking",
+            Self::Soaking(_) => "soaking",
             Self::Undoing { .. } => "restoring",
             Self::Finished { .. } => "finished",
         }
@@ -328,15 +332,10 @@ impl Job {
                 shift(since);
                 gone_at.iter_mut().for_each(shift);
             }
-            Phase::Soaking {
-                since,
-                until,
-                last: look,
-                ..
-            } => {
-                shift(since);
-                shift_look(look);
-                *until = now.boot + self.order.soak;
+            Phase::Soaking(soak) => {
+                shift(&mut soak.since);
+                shift_look(&mut soak.last);
+                soak.until = now.boot + self.order.soak;
             }
             _ => {}
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Act, Job, Look, Phase, Proof, Seen};
+use super::{Act, Job, Look, Phase, Proof, Seen, Soak};
 use crate::device::{Ota, Snapshot};
 use crate::family::{Fault, FaultKind, Label, Reach, Reason, Undo, Verdict};
 use crate::id::{DeviceId, Strength};
@@ -19,6 +19,10 @@ const BETWEEN_FIRST_LOOKS: Duration = Duration::from_secs(1);
 const MAX_PUSHES: u8 = 2;
 /// Tries to put things back before it is left to the next command for the device.
 const MAX_UNDOS: u8 = 3;
+/// A silence that is no restart, on a device that tells no uptime. Taste: two lost looks; the quickest restart known takes longer.
+const BRIEF_SILENCE: Duration = Duration::from_secs(2);
+/// How long a device is looked for after its job was taken over, however long ago its push was. Taste: several looks.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Restarts within the soak that make a boot loop.
 const BOOT_LOOP_RESTARTS: u8 = 2;
 /// The next state, and what to do in it.
@@ -57,27 +61,7 @@ pub fn next(mut job: Job, seen: Seen, now: Now) -> (Job, Act) {
         (Phase::Watching { end, since, gone_at }, Seen::Looked(result)) => {
             watched(job, end, since, gone_at, result, now)
         }
-        (
-            Phase::Soaking {
-                end,
-                since,
-                until,
-                n_restarts,
-                last,
-            },
-            Seen::Looked(result),
-        ) => soaked(
-            job,
-            Soak {
-                end,
-                since,
-                until,
-                n_restarts,
-                last,
-            },
-            result,
-            now,
-        ),
+        (Phase::Soaking(soak), Seen::Looked(result)) => soaked(job, soak, result, now),
         (Phase::Undoing { outcome, n_tries }, Seen::Undone(result)) => undone(job, outcome, n_tries, &result),
         // Anything else is late or doubled: it changes nothing, and what the phase waits for is asked for again.
         _ => wait(job),
@@ -94,7 +78,7 @@ fn wait(job: Job) -> (Job, Act) {
         Phase::Preparing => Act::Prepare,
         Phase::CommittingIntent => Act::CommitIntent,
         Phase::Pushing => Act::Push,
-        Phase::Watching { .. } | Phase::Soaking { .. } => Act::Watch {
+        Phase::Watching { .. } | Phase::Soaking(_) => Act::Watch {
             every: job.order.timing.look_every,
         },
         Phase::Undoing { .. } => Act::Undo {
@@ -127,6 +111,17 @@ fn resume(mut job: Job, now: Now) -> (Job, Act) {
             };
             let every = job.order.timing.look_every;
             (job, Act::Watch { every })
+        }
+        // Nobody has looked for a while: one silent look after a long pause is no "no return".
+        Phase::Watching { end, since, gone_at } => {
+            let longest = job.order.timing.back_within.saturating_sub(LOOK_AGAIN);
+            let since = if now.since(since) > longest {
+                now.earlier(longest)
+            } else {
+                since
+            };
+            job.phase = Phase::Watching { end, since, gone_at };
+            wait(job)
         }
         _ => wait(job),
     }
@@ -341,13 +336,17 @@ fn watched(
     let watch = Act::Watch {
         every: timing.look_every,
     };
+    // What the family knows of where a device that is away may be found.
+    let advice = result.as_ref().err().and_then(|fault| fault.next_step.clone());
     // Somebody else at the address is not our device: it is still away.
     let seen = result
         .ok()
         .filter(|(snapshot, _)| snapshot.id == job.order.device);
     let Some((snapshot, label)) = seen else {
         if waited >= timing.back_within {
-            return conclude(job, outcome(&end, Away::Gone, &Label::Unreadable));
+            let mut no_return = outcome(&end, Away::Gone, &Label::Unreadable);
+            no_return.next_step = advice.or(no_return.next_step);
+            return conclude(job, no_return);
         }
         job.phase = Phase::Watching {
             end,
@@ -357,6 +356,9 @@ fn watched(
         return (job, watch);
     };
     let look = Look { snapshot, at: now };
+    // Where no uptime tells, only a silence can: a look that was merely lost must not count as one.
+    let tells_uptime = look.snapshot.uptime.is_some();
+    let gone_at = gone_at.filter(|gone_at| tells_uptime || now.since(*gone_at) >= BRIEF_SILENCE);
     let restarted = job
         .evidence
         .before
@@ -373,10 +375,22 @@ fn watched(
         let gone_at = gone_at.unwrap_or(since);
         job.evidence.away.get_or_insert(now.since(gone_at));
     }
+    let nothing_moved = job
+        .evidence
+        .before
+        .as_ref()
+        .is_some_and(|before| before.snapshot.versions == look.snapshot.versions);
     job.evidence.after = Some(look.clone());
     // How long to wait for something that has not been seen yet.
     let tells_nothing = look.snapshot.uptime.is_none() && look.snapshot.versions.is_empty();
-    let may_still_come = matches!(label, Label::Partial(_)) || label == Label::Unreadable && !tells_nothing;
+    let under_way = match &end {
+        End::Accepted(_) => away == Away::Restarted,
+        End::Lost(fault) => fault.reach == Reach::Whole,
+        End::Rejected(_) => false,
+    };
+    let partial = matches!(label, Label::Partial(_));
+    let may_still_come =
+        partial && (under_way || !nothing_moved) || label == Label::Unreadable && !tells_nothing;
     let patience = match (&end, away) {
         // A second part, or a version, may still come.
         (_, Away::Restarted | Away::Untold) if may_still_come => timing.back_within,
@@ -392,6 +406,13 @@ fn watched(
         job.phase = Phase::Watching { end, since, gone_at };
         return (job, watch);
     }
+    // A part that equals the image's is no proof of it where it equalled it before.
+    let accepted = matches!(end, End::Accepted(_)) && away == Away::Restarted;
+    let label = if partial && nothing_moved && !accepted {
+        Label::Old
+    } else {
+        label
+    };
     let judged = outcome(&end, away, &label);
     if may_push_again(&job, &end, &judged) {
         // The device was just seen; `Prepare` looks once more before the second push.
@@ -403,13 +424,14 @@ fn watched(
         job.evidence.watched = Some(Duration::ZERO);
         return conclude(job, judged);
     }
-    job.phase = Phase::Soaking {
+    let until = now.boot + job.order.soak;
+    job.phase = Phase::Soaking(Box::new(Soak {
         end,
         since: now,
-        until: now.boot + job.order.soak,
+        until,
         n_restarts: 0,
-        last: Box::new(look),
-    };
+        last: look,
+    }));
     (job, watch)
 }
 
@@ -421,15 +443,12 @@ fn may_push_again(job: &Job, end: &End, judged: &Outcome) -> bool {
         && !job.cancelled
 }
 
-struct Soak {
-    end: End,
-    since: Now,
-    until: Duration,
-    n_restarts: u8,
-    last: Box<Look>,
-}
-
-fn soaked(mut job: Job, mut soak: Soak, result: Result<(Snapshot, Label), Fault>, now: Now) -> (Job, Act) {
+fn soaked(
+    mut job: Job,
+    mut soak: Box<Soak>,
+    result: Result<(Snapshot, Label), Fault>,
+    now: Now,
+) -> (Job, Act) {
     let watch = Act::Watch {
         every: job.order.timing.look_every,
     };
@@ -437,28 +456,16 @@ fn soaked(mut job: Job, mut soak: Soak, result: Result<(Snapshot, Label), Fault>
         .ok()
         .filter(|(snapshot, _)| snapshot.id == job.order.device);
     let Some((snapshot, label)) = seen else {
-        let Soak {
-            end,
-            since,
-            until,
-            n_restarts,
-            last,
-        } = soak;
-        if now.boot >= until + job.order.timing.back_within {
-            job.evidence.watched = Some(now.since(since));
-            return conclude(job, outcome(&end, Away::Gone, &Label::Unreadable));
+        if now.boot >= soak.until + job.order.timing.back_within {
+            job.evidence.watched = Some(now.since(soak.since));
+            return conclude(job, outcome(&soak.end, Away::Gone, &Label::Unreadable));
         }
-        job.phase = Phase::Soaking {
-            end,
-            since,
-            until,
-            n_restarts,
-            last,
-        };
+        job.phase = Phase::Soaking(soak);
         return (job, watch);
     };
     let look = Look { snapshot, at: now };
     job.evidence.after = Some(look.clone());
+    // Without an uptime a silence is all there is, and that may be the network's: no boot loop is read into it.
     if soak.last.restarted_until(&look) == Some(true) {
         soak.n_restarts += 1;
         soak.until = now.boot + job.order.soak;
@@ -468,20 +475,8 @@ fn soaked(mut job: Job, mut soak: Soak, result: Result<(Snapshot, Label), Fault>
         }
     }
     if now.boot < soak.until {
-        let Soak {
-            end,
-            since,
-            until,
-            n_restarts,
-            ..
-        } = soak;
-        job.phase = Phase::Soaking {
-            end,
-            since,
-            until,
-            n_restarts,
-            last: Box::new(look),
-        };
+        soak.last = look;
+        job.phase = Phase::Soaking(soak);
         return (job, watch);
     }
     job.evidence.watched = Some(now.since(soak.since));

@@ -30,6 +30,7 @@ fn order() -> Order {
     Order {
         device: ours(),
         image: ImageInfo {
+            version_source: crate::image::VersionSource::Image,
             family: None,
             kind: "esp-app".to_owned(),
             chip: None,
@@ -606,6 +607,60 @@ fn the_second_part_may_come_later() {
     bench.assert_ended(Ending::Updated, None);
 }
 
+#[test]
+fn a_part_that_was_the_images_before_is_no_part_of_an_update_that_never_arrived() {
+    let panel = || Label::Partial("panel".to_owned());
+    let mut bench = Bench::new();
+    bench.tells_uptime = false;
+    bench.job.order.timing.quiet = Duration::from_mins(1);
+    bench.until_pushing().push(died_in_mid_stream());
+    bench.wait(59).look(panel()).assert_watching();
+    bench.wait(1).look(panel());
+    assert_eq!(bench.act, Act::Prepare);
+    let busy = Err(fault(FaultKind::Refused, Reason::Busy, Reach::Whole));
+    bench
+        .prepare()
+        .see(Seen::Committed)
+        .push(busy)
+        .look(panel())
+        .restore();
+    bench.assert_ended(Ending::KeptOld, Some("busy"));
+}
+
+#[test]
+fn a_panel_may_still_come_after_a_lost_verdict_and_is_not_partial_if_it_does_not() {
+    let panel = || Label::Partial("panel".to_owned());
+    let mut bench = Bench::new();
+    bench.tells_uptime = false;
+    bench.until_pushing().push(verdict_lost());
+    bench.wait(5).silence();
+    bench.wait(90).look(panel()).assert_watching();
+    bench.wait(85).look(panel()).restore();
+    bench.assert_ended(Ending::Unverified, Some("verdict lost"));
+}
+
+#[test]
+fn the_familys_advice_goes_with_a_device_that_does_not_come_back() {
+    let mut bench = Bench::new();
+    bench.until_pushing().push(ok());
+    let advised = silent().advise("Look for it at 192.168.0.60.");
+    bench.wait(180).see(Seen::Looked(Err(advised))).restore();
+    bench.assert_ended(Ending::Unverified, Some("no return"));
+    let next_step = bench.job.outcome().unwrap().next_step.clone();
+    assert_eq!(next_step.as_deref(), Some("Look for it at 192.168.0.60."));
+}
+
+#[test]
+fn the_familys_advice_goes_with_a_refusal_before_the_first_byte() {
+    let mut bench = Bench::new();
+    bench.check_with(wanted()).see(Seen::Committed);
+    let busy = fault(FaultKind::Refused, Reason::Busy, Reach::Nothing).advise("Close its web page.");
+    bench.see(Seen::Prepared(Err(busy))).restore();
+    bench.assert_ended(Ending::Refused, Some("busy"));
+    let next_step = bench.job.outcome().unwrap().next_step.clone();
+    assert_eq!(next_step.as_deref(), Some("Close its web page."));
+}
+
 // Devices without an uptime, and without a status API.
 
 #[test]
@@ -721,6 +776,18 @@ fn a_lost_verdict_and_a_restart_under_an_unmoved_label_is_unverified() {
     bench.until_pushing().push(verdict_lost());
     bench.wait(5).restart(OLD).wait(2).look(Label::Unmoved).restore();
     bench.assert_ended(Ending::Unverified, Some("verdict lost"));
+}
+
+#[test]
+fn without_an_uptime_silence_after_a_broken_push_is_no_restart() {
+    let mut bench = Bench::new();
+    bench.tells_uptime = false;
+    bench.until_pushing().push(died_in_mid_stream());
+    bench.wait(2).silence();
+    // It answers again and is still busy with the dead transfer.
+    bench.wait(2).look(Label::Unmoved).assert_watching();
+    bench.wait(1).look(Label::Unmoved);
+    assert_eq!(bench.act, Act::Prepare);
 }
 
 // The second push.
