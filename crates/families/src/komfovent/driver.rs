@@ -268,7 +268,7 @@ impl KomfoventDriver {
             }
         }
         Err(busy(
-            "The unit takes the login without an error and does not let us in.",
+            "The unit answers the login with its login page and shows no error: somebody else is logged in, or the name or password is wrong.",
             Reach::Nothing,
         ))
     }
