@@ -44,7 +44,6 @@ async fn wrong_usage_ends_with_64_and_a_hint() {
         ("push 127.0.0.1 a.bin --soak soon", "write 10s"),
         ("push 127.0.0.1 a.bin --return-within 10d", "write 10s"),
         ("push 127.0.0.1 a.bin --family toaster", "ir-remote"),
-        ("push 127.0.0.1 a.bin --method pigeon", "espota"),
         ("push 127.0.0.1 a.bin --pace fast", "stop-and-wait"),
         ("push 127.0.0.1 a.bin --ota-port 70000", "65535"),
         (
@@ -71,6 +70,22 @@ async fn wrong_usage_ends_with_64_and_a_hint() {
         );
         assert_eq!(ended.stdout, "", "{arguments}");
     }
+}
+
+/// Which methods there are depends on the device, so it is asked first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_method_that_the_device_does_not_know_is_wrong_usage() {
+    let rig = Rig::start(|_| {}).await;
+    let file = rig.file("firmware.bin", &image(Some("1.1"), 7));
+    let mut command = rig.push_for_people(&file);
+    command.args(["--method", "pigeon"]);
+    let ended = run(command).await;
+    assert_eq!(ended.code, Some(64), "{ended:#?}");
+    assert!(
+        ended.stderr.contains("--method espota or --method http"),
+        "{ended:#?}"
+    );
+    assert_eq!((rig.device.counters().datagrams, rig.n_pushes()), (0, 0));
 }
 
 #[tokio::test]
