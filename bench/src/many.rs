@@ -305,6 +305,7 @@ fn family(arguments: &PushArguments, callback: Arc<Callback>) -> Result<Arc<dyn 
         } else {
             Pace::Pipelined
         }),
+        ..Ways::default()
     };
     families::all(&site, &ways)
         .into_iter()

@@ -1244,8 +1244,9 @@ impl Key {
                 self.byte(6);
                 self.end(end);
                 self.age(now - in_ticks(since.boot), i64::from(BACK_WITHIN_TICKS));
-                // Only whether it was silent decides; when is evidence: a tick is longer than the silence that is no restart.
+                // Only whether it was silent decides, and for how many looks; the rest is evidence.
                 self.byte(u8::from(gone_at.is_some()));
+                self.age(gone_at.map_or(0, |gone_at| now - in_ticks(gone_at.boot)), 2);
             }
             Phase::Soaking(soak) => {
                 self.byte(7);

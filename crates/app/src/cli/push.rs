@@ -156,6 +156,7 @@ async fn push(arguments: PushArguments) -> Result<Exit, Trouble> {
             "stop-and-wait" => Pace::StopAndWait,
             _ => Pace::Pipelined,
         }),
+        ..Ways::default()
     };
     let folder = arguments.state.clone().unwrap_or_else(store::default_folder);
     let store = Arc::new(Store::open(&folder).await.map_err(|error| {

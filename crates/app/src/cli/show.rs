@@ -177,7 +177,14 @@ pub(super) fn inspection(path: &str, image: &Image, info: &ImageInfo, refusals: 
         add("next", &safe(&refusal.next_step));
     }
     if refusals.is_empty() {
-        add("verdict", "may be pushed to a device with this chip");
+        add(
+            "verdict",
+            if info.chip.is_some() {
+                "may be pushed to a device with this chip"
+            } else {
+                "may be pushed to a device that it fits"
+            },
+        );
     }
     text
 }
@@ -265,7 +272,7 @@ pub(super) fn result(pushed: &Pushed) -> String {
             add("overridden", job.overridden.join(", "));
         }
         let unproven = !pushed.outcome.ending.is_success() && pushed.outcome.ending != Ending::AlreadyCurrent;
-        if let (true, Some(now)) = (unproven, after.or(before)) {
+        if let (true, Some(now)) = (unproven, after.or(before).filter(|now| !now.versions.is_empty())) {
             let seen = if after.is_some() || !job.bytes_left {
                 "it runs"
             } else {

@@ -19,8 +19,8 @@ const BETWEEN_FIRST_LOOKS: Duration = Duration::from_secs(1);
 const MAX_PUSHES: u8 = 2;
 /// Tries to put things back before it is left to the next command for the device.
 const MAX_UNDOS: u8 = 3;
-/// A silence that is no restart, on a device that tells no uptime. Taste: two lost looks; the quickest restart known takes longer.
-const BRIEF_SILENCE: Duration = Duration::from_secs(2);
+/// Silent looks in a row that can be a restart, on a device that tells no uptime: one may merely be lost. Taste.
+const MIN_SILENT_LOOKS: u32 = 2;
 /// How long a device is looked for after its job was taken over, however long ago its push was. Taste: several looks.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Restarts within the soak that make a boot loop.
@@ -358,7 +358,8 @@ fn watched(
     let look = Look { snapshot, at: now };
     // Where no uptime tells, only a silence can: a look that was merely lost must not count as one.
     let tells_uptime = look.snapshot.uptime.is_some();
-    let gone_at = gone_at.filter(|gone_at| tells_uptime || now.since(*gone_at) >= BRIEF_SILENCE);
+    let gone_at =
+        gone_at.filter(|gone_at| tells_uptime || now.since(*gone_at) >= timing.look_every * MIN_SILENT_LOOKS);
     let restarted = job
         .evidence
         .before
