@@ -309,10 +309,7 @@ impl Bench {
         if fault.kind == FaultKind::Unreachable && self.takes_updates_unasked(request).await {
             outcome.ending = Ending::Refused;
             outcome.reason = Some(Reason::NoStatusApi.name().to_owned());
-            outcome.text = format!(
-                "{} Something takes updates there, but it does not tell what it is.",
-                outcome.text
-            );
+            outcome.text += " Something is there that may take updates, but it does not tell what it is.";
         }
         outcome
     }

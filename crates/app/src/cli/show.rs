@@ -256,7 +256,12 @@ pub(super) fn result(pushed: &Pushed) -> String {
         if let Some(verdict) = &evidence.verdict {
             add("verdict", format!("\"{}\"", safe(verdict)));
         }
-        if let (Some(push), true) = (evidence.push, job.bytes_left) {
+        // Only these say that every byte was taken; where a transfer broke off, the text says how far it came.
+        let all_sent = matches!(
+            pushed.outcome.ending,
+            Ending::Updated | Ending::UpdatedLabelUnchanged | Ending::RolledBack | Ending::Failed
+        );
+        if let (Some(push), true, true) = (evidence.push, job.bytes_left, all_sent) {
             let rate = u128::from(pushed.info.len_bytes) / push.as_millis().max(1);
             add(
                 "sent",
