@@ -228,6 +228,23 @@ async fn a_push_in_json() {
     });
 }
 
+/// The lines as they were before they were wrapped: where they break depends on the length of the device's address.
+fn unwrapped(text: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let continues =
+            line.starts_with("           ") || line.starts_with("  ") && !line[2..].contains("  ");
+        match lines.last_mut() {
+            Some(last) if continues => {
+                last.push(' ');
+                last.push_str(line.trim_start());
+            }
+            _ => lines.push(line.to_owned()),
+        }
+    }
+    lines.join("\n")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_push_for_people() {
     let rig = snapshot_rig(&[]).await;
@@ -261,11 +278,14 @@ async fn a_push_for_people() {
         assert_eq!(ended.stderr, "", "progress is for terminals");
     }
     settings().bind(|| {
-        assert_snapshot!("push_for_people", updated.stdout);
-        assert_snapshot!("push_for_people_already_current", current.stdout);
-        assert_snapshot!("push_for_people_dry_run", planned.stdout);
-        assert_snapshot!("push_for_people_kept_old", failed.stdout);
+        assert_snapshot!("push_for_people", unwrapped(&updated.stdout));
+        assert_snapshot!("push_for_people_already_current", unwrapped(&current.stdout));
+        assert_snapshot!("push_for_people_dry_run", unwrapped(&planned.stdout));
+        assert_snapshot!("push_for_people_kept_old", unwrapped(&failed.stdout));
     });
+    for line in updated.stdout.lines().chain(failed.stdout.lines()) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
 }
 
 // ---- Secrets
