@@ -9,6 +9,7 @@ use engine::{Engine, Report, Stop};
 use families::Ways;
 use futures_util::future::join_all;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use model::chain::chain;
 use model::image::Image;
 use model::job::Proof;
 use model::outcome::Ending;
@@ -24,7 +25,7 @@ use tokio::task::JoinSet;
 
 use super::push::{interrupts, phase_words};
 use super::{say, show};
-use crate::error::{Exit, Trouble, chain};
+use crate::error::{Exit, Trouble};
 use crate::push::{Bench, News, Pushed, Request};
 
 /// Length of the image, bytes: about 2 s at [`RATE_BYTES_PER_S`].
