@@ -29,6 +29,7 @@ pub(crate) fn unsure(reach: Reach, reason: Reason, text: &str) -> Fault {
         reach,
         failed_answers: 0,
         next_step: None,
+        said: None,
     }
 }
 

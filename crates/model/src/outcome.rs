@@ -311,7 +311,12 @@ fn no_status(text: &str) -> Outcome {
 /// The outcome of a fault that came before the first image byte, or of none at all.
 pub fn before_first_byte(fault: &Fault) -> Outcome {
     let ending = match fault.reason {
-        Reason::NoAnswer | Reason::NoCallBack | Reason::Local | Reason::NotUnderstood => Ending::Failed,
+        Reason::NoAnswer
+        | Reason::NoCallBack
+        | Reason::Local
+        | Reason::NotUnderstood
+        | Reason::MidStream
+        | Reason::VerdictLost => Ending::Failed,
         Reason::Cancelled => Ending::Cancelled,
         _ => Ending::Refused,
     };
@@ -367,6 +372,7 @@ mod tests {
             reach,
             failed_answers: 0,
             next_step: None,
+            said: None,
         }
     }
 

@@ -419,7 +419,7 @@ pub(super) fn result(pushed: &Pushed) -> Value {
         "next_step": pushed.outcome.next_step,
         "method": pushed.method,
         "device": before.or(after).map(|snapshot| snapshot.id.to_string()),
-        "pushes": pushed.job.as_ref().map_or(0, |job| job.n_pushes),
+        "attempts": pushed.job.as_ref().map_or(0, |job| job.n_pushes),
         "overridden": pushed.job.as_ref().map(|job| job.overridden.clone()).unwrap_or_default(),
         "warnings": pushed.warnings,
         "evidence": {

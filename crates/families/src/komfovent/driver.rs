@@ -570,6 +570,7 @@ fn judged(uploaded: &Uploaded) -> Result<Verdict, Fault> {
             kind: FaultKind::Refused,
             reason: Reason::DeviceError,
             text: format!("The unit answered \"{text}\"."),
+            said: Some(text),
             reach,
             failed_answers: 0,
             next_step: None,

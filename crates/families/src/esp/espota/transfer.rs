@@ -164,6 +164,7 @@ fn device_error(reach: Reach, text: &str) -> Fault {
         },
         reach,
         failed_answers: 0,
+        said: Some(text.to_owned()),
         next_step: explanation.map(|explanation| explanation.next_step.to_owned()),
     }
 }
