@@ -62,6 +62,11 @@ pub fn all(site: &Site, ways: &Ways) -> Vec<Arc<dyn Family>> {
 /// Parsers of foreign bytes, for `fuzz/` alone.
 #[doc(hidden)]
 pub mod fuzzing {
+    /// Reads a status; whether it is one does not matter here.
+    pub fn read_status(body: &[u8]) {
+        let _ = crate::ir_remote::status::Status::parse(body);
+    }
+
     pub use crate::komfovent::file::Name;
     pub use crate::komfovent::modbus::{Answer, NotAnAnswer, Question};
     pub use crate::komfovent::page::{Judgement, Page, judge, read, serial};

@@ -134,6 +134,9 @@ pub struct Fault {
     pub failed_answers: u8,
     /// What to do about it, where the family knows better than the general advice.
     pub next_step: Option<String>,
+    /// The device's own words, bounded and printable, where it said something.
+    #[serde(default)]
+    pub said: Option<String>,
 }
 
 impl Fault {
@@ -153,6 +156,7 @@ impl Fault {
             reach: Reach::Nothing,
             failed_answers: 0,
             next_step: None,
+            said: None,
         }
     }
 }

@@ -159,11 +159,9 @@ pub fn outcome(end: &End, away: Away, label: &Label) -> Outcome {
 
 fn updated(end: &End) -> Outcome {
     let text = match end {
-        End::Accepted(_) => "The device took the image, restarted, and reports its version.",
-        End::Rejected(_) => {
-            "The device reported an error, and yet it restarted and reports the image's version."
-        }
-        End::Lost(_) => "The device's answer was lost, but it restarted and reports the image's version.",
+        End::Accepted(_) => "The device took the image, restarted, and reports the new version.",
+        End::Rejected(_) => "The device reported an error, and yet it restarted and reports the new version.",
+        End::Lost(_) => "The device's answer was lost, but it restarted and reports the new version.",
     };
     Outcome::plain(Ending::Updated, text)
 }
@@ -172,7 +170,7 @@ fn restarted(label: &Label) -> Outcome {
     match label {
         Label::Target => Outcome::plain(
             Ending::Updated,
-            "The device took the image, restarted, and reports its version.",
+            "The device took the image, restarted, and reports the new version.",
         ),
         Label::Same => Outcome::plain(
             Ending::Updated,
@@ -297,7 +295,7 @@ fn no_return() -> Outcome {
         Ending::Unverified,
         "no return",
         "The device has not come back since the push.",
-        "Look at its power and its Wi-Fi. If it stays away, it needs a cable; the image before is in the store.",
+        "Look at its power and its Wi-Fi. When it is back, run the same command again: it looks first. If it stays away, it needs a cable.",
     )
 }
 
@@ -313,7 +311,12 @@ fn no_status(text: &str) -> Outcome {
 /// The outcome of a fault that came before the first image byte, or of none at all.
 pub fn before_first_byte(fault: &Fault) -> Outcome {
     let ending = match fault.reason {
-        Reason::NoAnswer | Reason::NoCallBack | Reason::Local | Reason::NotUnderstood => Ending::Failed,
+        Reason::NoAnswer
+        | Reason::NoCallBack
+        | Reason::Local
+        | Reason::NotUnderstood
+        | Reason::MidStream
+        | Reason::VerdictLost => Ending::Failed,
         Reason::Cancelled => Ending::Cancelled,
         _ => Ending::Refused,
     };
@@ -369,6 +372,7 @@ mod tests {
             reach,
             failed_answers: 0,
             next_step: None,
+            said: None,
         }
     }
 

@@ -202,6 +202,7 @@ fn fault(kind: FaultKind, reason: Reason, reach: Reach) -> Fault {
         reach,
         failed_answers: 0,
         next_step: None,
+        said: None,
     }
 }
 
@@ -1244,8 +1245,9 @@ impl Key {
                 self.byte(6);
                 self.end(end);
                 self.age(now - in_ticks(since.boot), i64::from(BACK_WITHIN_TICKS));
-                // Only whether it was silent decides; when is evidence: a tick is longer than the silence that is no restart.
+                // Only whether it was silent decides, and for how many looks; the rest is evidence.
                 self.byte(u8::from(gone_at.is_some()));
+                self.age(gone_at.map_or(0, |gone_at| now - in_ticks(gone_at.boot)), 2);
             }
             Phase::Soaking(soak) => {
                 self.byte(7);

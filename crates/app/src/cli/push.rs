@@ -9,6 +9,7 @@ use std::time::Duration;
 use engine::{Engine, Report, Stop};
 use families::{Pace, Ways};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use model::chain::chain;
 use model::family::{Method, Reason};
 use model::job::Proof;
 use model::outcome::Ending;
@@ -23,7 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{duration, say, say_json, show};
-use crate::error::{Exit, Trouble, chain};
+use crate::error::{Exit, Trouble};
 use crate::push::{Bench, News, Plan, Pushed, Request, read_image};
 
 #[derive(clap::Args)]
@@ -156,6 +157,7 @@ async fn push(arguments: PushArguments) -> Result<Exit, Trouble> {
             "stop-and-wait" => Pace::StopAndWait,
             _ => Pace::Pipelined,
         }),
+        ..Ways::default()
     };
     let folder = arguments.state.clone().unwrap_or_else(store::default_folder);
     let store = Arc::new(Store::open(&folder).await.map_err(|error| {
@@ -417,7 +419,7 @@ pub(super) fn result(pushed: &Pushed) -> Value {
         "next_step": pushed.outcome.next_step,
         "method": pushed.method,
         "device": before.or(after).map(|snapshot| snapshot.id.to_string()),
-        "pushes": pushed.job.as_ref().map_or(0, |job| job.n_pushes),
+        "attempts": pushed.job.as_ref().map_or(0, |job| job.n_pushes),
         "overridden": pushed.job.as_ref().map(|job| job.overridden.clone()).unwrap_or_default(),
         "warnings": pushed.warnings,
         "evidence": {

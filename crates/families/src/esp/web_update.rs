@@ -105,6 +105,7 @@ fn judged(reach: Reach, status: u16, body: &[u8]) -> Result<Verdict, Fault> {
                 Reason::DeviceError
             },
             text: format!("The device answered \"{text}\"."),
+            said: Some(text),
             reach,
             failed_answers: 0,
             next_step: None,

@@ -1,7 +1,7 @@
 //! The IR Remote Mini: an ESP32 with `ArduinoOTA`, a web server and a status API (PROTOCOLS.md sections B, C and E).
 
 mod driver;
-mod status;
+pub(crate) mod status;
 
 use std::net::IpAddr;
 use std::time::Duration;

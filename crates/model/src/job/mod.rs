@@ -73,7 +73,18 @@ impl Look {
             .map(|uptime| (self.at.boot + FAR).saturating_sub(uptime))
     }
 
-    /// Whether the device has restarted between this look and a later one; none where it tells no uptime.
+    /// Whether it seems to have booted after this moment: its uptime, in whole seconds, may make the boot look up to 1 s late.
+    pub(crate) fn seems_booted_after(&self, moment: Now) -> bool {
+        self.booted_at()
+            .is_some_and(|booted_at| booted_at > moment.boot + FAR)
+    }
+
+    /// Whether the uptime has stood still until a later look: it is then no uptime, unless a restart lies in between.
+    pub(crate) fn stands_still_until(&self, later: &Self) -> bool {
+        later.snapshot.uptime == self.snapshot.uptime && later.at.since(self.at) > BOOT_MOMENT_TOLERANCE
+    }
+
+    /// Whether the device has restarted between this look and a later one; none where its uptime does not tell.
     pub fn restarted_until(&self, later: &Self) -> Option<bool> {
         let (before, after) = (self.booted_at()?, later.booted_at()?);
         Some(later.snapshot.uptime < self.snapshot.uptime || after > before + BOOT_MOMENT_TOLERANCE)

@@ -19,8 +19,8 @@ const BETWEEN_FIRST_LOOKS: Duration = Duration::from_secs(1);
 const MAX_PUSHES: u8 = 2;
 /// Tries to put things back before it is left to the next command for the device.
 const MAX_UNDOS: u8 = 3;
-/// A silence that is no restart, on a device that tells no uptime. Taste: two lost looks; the quickest restart known takes longer.
-const BRIEF_SILENCE: Duration = Duration::from_secs(2);
+/// Silent looks in a row that can be a restart, on a device that tells no uptime: one may merely be lost. Taste.
+const MIN_SILENT_LOOKS: u32 = 2;
 /// How long a device is looked for after its job was taken over, however long ago its push was. Taste: several looks.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Restarts within the soak that make a boot loop.
@@ -102,6 +102,7 @@ fn resume(mut job: Job, now: Now) -> (Job, Act) {
                 reach: Reach::Whole,
                 failed_answers: 0,
                 next_step: None,
+                said: None,
             };
             job.bytes_left = true;
             job.phase = Phase::Watching {
@@ -224,10 +225,18 @@ fn checked(
         return give_up(job, outcome);
     }
     if precheck.standing == Standing::AlreadyCurrent {
-        let outcome = Outcome::plain(
-            Ending::AlreadyCurrent,
-            "The device runs this image already; nothing was sent. To push it all the same, add --force.",
-        );
+        let doubt = job
+            .order
+            .record
+            .as_ref()
+            .is_some_and(|record| !record.label_moves);
+        let text = if doubt {
+            "This image is the last one that the device took, and its label has not changed since; nothing was sent. \
+             To push it all the same, add --force."
+        } else {
+            "The device runs this image already; nothing was sent. To push it all the same, add --force."
+        };
+        let outcome = Outcome::plain(Ending::AlreadyCurrent, text);
         return give_up(job, outcome);
     }
     // Rule 1, first half: what must be put back is durable before anything is changed.
@@ -296,7 +305,7 @@ fn pushed(mut job: Job, result: Result<Verdict, Fault>, took: Duration, now: Now
         }
         Err(fault) if fault.reach == Reach::Nothing => return not_begun(job, before_first_byte(&fault)),
         Err(fault) if fault.kind == FaultKind::Refused && fault.reason != Reason::Cancelled => {
-            job.evidence.verdict = Some(fault.text.clone());
+            job.evidence.verdict.clone_from(&fault.said);
             End::Rejected(fault)
         }
         Err(fault) => End::Lost(fault),
@@ -356,19 +365,22 @@ fn watched(
         return (job, watch);
     };
     let look = Look { snapshot, at: now };
-    // Where no uptime tells, only a silence can: a look that was merely lost must not count as one.
-    let tells_uptime = look.snapshot.uptime.is_some();
-    let gone_at = gone_at.filter(|gone_at| tells_uptime || now.since(*gone_at) >= BRIEF_SILENCE);
-    let restarted = job
-        .evidence
-        .before
-        .as_ref()
+    let before = job.evidence.before.as_ref();
+    let tells = |before: &&Look| gone_at.is_some() || !before.stands_still_until(&look);
+    let restarted = before
+        .filter(tells)
         .and_then(|before| before.restarted_until(&look));
+    // Where no uptime tells, only a silence can: a look that was merely lost must not count as one.
+    let was_away = |gone_at: Now| now.since(gone_at) >= timing.look_every * MIN_SILENT_LOOKS;
+    let gone_at = gone_at.filter(|gone_at| restarted.is_some() || was_away(*gone_at));
+    let said_yes_and_went = gone_at.is_some() && matches!(end, End::Accepted(_));
     let away = match restarted {
         Some(true) => Away::Restarted,
+        // It had only just booted before the push, so two moments of boot are too near to be told apart.
+        Some(false) if said_yes_and_went && look.seems_booted_after(since) => Away::Restarted,
         Some(false) => Away::Stayed,
         // After a broken push silence proves nothing: the device does not answer while it receives.
-        None if gone_at.is_some() && matches!(end, End::Accepted(_)) => Away::Restarted,
+        None if said_yes_and_went => Away::Restarted,
         None => Away::Untold,
     };
     if let (Away::Restarted, gone_at) = (away, gone_at) {

@@ -71,6 +71,7 @@ fn fault(kind: FaultKind, reason: Reason, reach: Reach) -> Fault {
         reach,
         failed_answers: 0,
         next_step: None,
+        said: None,
     }
 }
 
