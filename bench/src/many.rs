@@ -1,7 +1,7 @@
 //! Many pushes at once in this process, as the program does them: one listener, one image, a driver for each device.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::simulator::Simulator;
-use crate::system::{cpu_of, median, usage};
+use crate::system::{cpu_of, cpu_of_children, median, usage};
 
 /// The first simulated device.
 const FIRST: Ipv4Addr = Ipv4Addr::new(127, 10, 0, 1);
@@ -47,6 +47,15 @@ pub(crate) struct Arguments {
     /// Send as `espota.py` does.
     #[arg(long)]
     stop_and_wait: bool,
+    /// Push to this many devices with the baseline as well, one after the other; 0 = none.
+    #[arg(long, default_value_t = 20)]
+    baseline_devices: usize,
+    /// The baseline.
+    #[arg(long, default_value = "bench/espota_baseline.py")]
+    baseline: PathBuf,
+    /// The Python that runs it.
+    #[arg(long, default_value = "python3")]
+    python: PathBuf,
 }
 
 /// One run in a process of its own, so that its memory is its own; started by this program itself.
@@ -88,6 +97,8 @@ struct Run {
     /// Devices that were receiving at the same time, at most.
     n_at_once: usize,
     reasons: Vec<String>,
+    /// CPU of the baseline for one device, milliseconds.
+    baseline_ms: Option<f64>,
 }
 
 /// No ledger: every answer is allowed, and nothing is stored.
@@ -118,7 +129,10 @@ pub(crate) fn run(reflash: &Path, arguments: &Arguments, job: Job) -> Result<()>
     for kib in sizes_kib {
         let mut runs = Vec::new();
         for _ in 0..arguments.runs {
-            let run = once(reflash, arguments, n_devices, kib * 1024)?;
+            let mut run = once(reflash, arguments, n_devices, kib * 1024)?;
+            if job == Job::Fleet && arguments.baseline_devices > 0 {
+                run.baseline_ms = Some(baseline(reflash, arguments, kib * 1024)?);
+            }
             println!(
                 "  {kib} KiB: {} lost of {n_devices}, wall {:.2} s, CPU {:.2} s, simulator CPU {:.2} s, at once {}, \
                  RssAnon idle {:.0} KiB, peak {:.0} KiB, peak RSS {:.0} KiB",
@@ -133,6 +147,9 @@ pub(crate) fn run(reflash: &Path, arguments: &Arguments, job: Job) -> Result<()>
             );
             for reason in &run.reasons {
                 println!("    {reason}");
+            }
+            if let Some(baseline_ms) = run.baseline_ms {
+                println!("    espota.py's behaviour: CPU {baseline_ms:.1} ms a device");
             }
             runs.push(run);
         }
@@ -156,14 +173,26 @@ fn summary(runs: &[Run], n_devices: usize, kib: usize, rate: u32, limit_mib: f64
         )
     };
     let met = |is_met: bool| if is_met { "met" } else { "MISSED" };
+    let each_ms = middle(&|run| run.cpu_s * 1000.0 / n_devices as f64);
+    let baseline_ms = middle(&|run| run.baseline_ms.unwrap_or(f64::NAN));
+    let beside = if baseline_ms.is_nan() {
+        String::new()
+    } else {
+        format!(
+            "  CPU a device: {each_ms:.2} ms (at most 5: {}), espota.py's behaviour {baseline_ms:.1} ms = {:.1} times as much \
+             (at least 12: {})\n",
+            met(each_ms <= 5.0),
+            baseline_ms / each_ms,
+            met(baseline_ms >= 12.0 * each_ms),
+        )
+    };
     format!(
-        "{n_devices} x {kib} KiB ({ideal}), {} runs: {n_lost} lost in all ({}); medians: wall {:.2} s, CPU {:.2} s = {:.2} ms \
-         a device, private memory above idle {:.1} MiB; worst {worst_mib:.1} MiB (at most {limit_mib}: {})\n",
+        "{n_devices} x {kib} KiB ({ideal}), {} runs: {n_lost} lost in all ({}); medians: wall {:.2} s, CPU {:.2} s = {each_ms:.2} ms \
+         a device, private memory above idle {:.1} MiB; worst {worst_mib:.1} MiB (at most {limit_mib}: {})\n{beside}",
         runs.len(),
         met(n_lost == 0),
         middle(&|run| run.wall_s),
         middle(&|run| run.cpu_s),
-        middle(&|run| run.cpu_s * 1000.0 / n_devices as f64),
         middle(&above_mib),
         met(worst_mib <= limit_mib),
     )
@@ -222,7 +251,42 @@ fn once(reflash: &Path, arguments: &Arguments, n_devices: usize, len: usize) -> 
         peak_rss_kib: number("peak_rss_kib")?,
         n_at_once,
         reasons: reasons.filter_map(Value::as_str).map(str::to_owned).collect(),
+        baseline_ms: None,
     })
+}
+
+/// CPU of the baseline for one device, milliseconds: a process for each, one after the other, no pace at the device.
+#[expect(clippy::cast_precision_loss, reason = "small whole numbers")]
+fn baseline(reflash: &Path, arguments: &Arguments, len: usize) -> Result<f64> {
+    let n_devices = arguments.baseline_devices;
+    let file = tempfile::NamedTempFile::new().context("making a file for the image")?;
+    std::fs::write(&file, image(len)?)?;
+    let cpu_s = {
+        let simulator = Simulator::start(reflash, FIRST, n_devices, &["--boot-s", "600"])?;
+        let before = cpu_of_children();
+        for n_device in 0..n_devices {
+            let status = Command::new(&arguments.python)
+                .arg(&arguments.baseline)
+                .args([
+                    sim::nth_address(FIRST, n_device)?.to_string(),
+                    simulator.ota_port.to_string(),
+                ])
+                .arg(file.path())
+                .env("OTA_PASSWORD", PASSWORD)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .status()
+                .context("starting the baseline")?;
+            ensure!(status.success(), "the baseline failed");
+        }
+        // The simulator is still running, so its time is not among that of the children.
+        cpu_of_children() - before
+    };
+    Ok(cpu_s * 1000.0 / n_devices as f64)
+}
+
+fn image(len: usize) -> Result<Vec<u8>> {
+    Ok(sim::firmware::image("esp32c6".parse()?, Some("2.0.0"), len, 1))
 }
 
 /// Devices that were receiving at the same time, at most, and devices that have flashed, by the simulator's events.
@@ -254,10 +318,7 @@ pub(crate) fn push_all(arguments: &PushArguments) -> Result<Value> {
         tasks.spawn(listening);
         let family = family(arguments, Arc::clone(&callback))?;
         let idle_kib = usage().anon_kib;
-        let image = Image::new(
-            "ir_remote_v2.0.0.bin",
-            sim::firmware::image("esp32c6".parse()?, Some("2.0.0"), arguments.len, 1),
-        );
+        let image = Image::new("ir_remote_v2.0.0.bin", image(arguments.len)?);
         let sampler = Sampler::start();
         let cpu_s = cpu_of("self");
         let begun = Instant::now();

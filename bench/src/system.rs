@@ -32,12 +32,22 @@ pub(crate) fn usage() -> Usage {
 
 /// User and system time of a process, seconds, to 10 ms; 0 when it is gone.
 pub(crate) fn cpu_of(pid: &str) -> f64 {
+    times_of(pid, 11)
+}
+
+/// User and system time of all children that have ended and were waited for, seconds, to 10 ms.
+pub(crate) fn cpu_of_children() -> f64 {
+    times_of("self", 13)
+}
+
+/// Two neighbouring times of `/proc/PID/stat`, added; `first` counts the fields after the name from 0.
+fn times_of(pid: &str, first: usize) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name may hold spaces and ends with the last parenthesis; utime and stime are fields 14 and 15.
+    // The name may hold spaces and ends with the last parenthesis; utime is field 14, cutime field 16.
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: f64 = rest
         .split_whitespace()
-        .skip(11)
+        .skip(first)
         .take(2)
         .filter_map(|field| field.parse::<f64>().ok())
         .sum();

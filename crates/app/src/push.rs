@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use engine::{Engine, Finished, Lease, LeaseError, NoAnswers, Report, RunError, Start, Stop, Work};
 use families::Ways;
+use model::chain::chain;
 use model::device::{Device, Snapshot};
 use model::family::{Answers, Driver, Family, Fault, FaultKind, Method, Notes, Reason, Target};
 use model::id::DeviceId;
@@ -20,7 +21,7 @@ use secrecy::SecretString;
 use store::Store;
 use tokio::sync::watch;
 
-use crate::error::{Exit, Trouble, chain};
+use crate::error::{Exit, Trouble};
 
 /// How often a device is asked who it is before it counts as silent. It does not answer while it still drops a broken push.
 const IDENTITY_LOOKS: u32 = 3;
@@ -309,10 +310,7 @@ impl Bench {
         if fault.kind == FaultKind::Unreachable && self.takes_updates_unasked(request).await {
             outcome.ending = Ending::Refused;
             outcome.reason = Some(Reason::NoStatusApi.name().to_owned());
-            outcome.text = format!(
-                "{} Something takes updates there, but it does not tell what it is.",
-                outcome.text
-            );
+            outcome.text += " Something is there that may take updates, but it does not tell what it is.";
         }
         outcome
     }

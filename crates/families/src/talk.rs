@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use model::chain::chain;
 use model::family::{Fault, FaultKind, Reach, Reason};
 use net::http::{UploadError, UploadReason};
 
@@ -19,17 +20,6 @@ pub(crate) fn host_header(device: SocketAddr) -> String {
     }
 }
 
-/// An error and what caused it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 /// Bytes went out, and nobody said how it ended.
 pub(crate) fn unsure(reach: Reach, reason: Reason, text: &str) -> Fault {
     Fault {
@@ -42,23 +32,26 @@ pub(crate) fn unsure(reach: Reach, reason: Reason, text: &str) -> Fault {
     }
 }
 
+/// Its owner stopped it.
+pub(crate) fn cancelled(reach: Reach) -> Fault {
+    let fault = unsure(reach, Reason::Cancelled, "Cancelled.");
+    // Before the first byte nothing is unsure.
+    if reach == Reach::Nothing {
+        Fault {
+            kind: FaultKind::Refused,
+            ..fault
+        }
+    } else {
+        fault
+    }
+}
+
 /// An upload that brought no reply.
 pub(crate) fn upload_fault(error: &UploadError, len_bytes: u64) -> Fault {
     let acked = error.acked_image_bytes;
     let cause = chain(error);
     match (&error.reason, error.reach) {
-        (UploadReason::Cancelled, reach) => Fault {
-            kind: if reach == Reach::Nothing {
-                FaultKind::Refused
-            } else {
-                FaultKind::Unsure
-            },
-            reason: Reason::Cancelled,
-            text: "Cancelled.".to_owned(),
-            reach,
-            failed_answers: 0,
-            next_step: None,
-        },
+        (UploadReason::Cancelled, reach) => cancelled(reach),
         (_, Reach::Nothing) => Fault::before_push(
             FaultKind::Unreachable,
             Reason::NoAnswer,

@@ -4,6 +4,7 @@
 //! Nothing here opens a socket, reads a clock or knows an async runtime, so every decision can be tested with plain values.
 #![warn(missing_docs)]
 
+pub mod chain;
 pub mod device;
 pub mod family;
 pub mod id;

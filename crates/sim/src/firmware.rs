@@ -1,4 +1,4 @@
-//! Application images to push, made here: small, valid, and saying what they are told to say.
+//! Images to push, made here: small, valid, and saying what they are told to say.
 
 use sha2::{Digest as _, Sha256};
 
@@ -16,12 +16,8 @@ pub fn image(chip: Chip, version: Option<&str>, len_bytes: usize, seed: u8) -> V
         .max(descriptor.len())
         .next_multiple_of(16);
     let mut segment = descriptor;
-    let mut state = u32::from(seed) | 0x5EED_0000;
-    while segment.len() < segment_len {
-        // A linear congruential generator (Numerical Recipes' constants): the bytes only must not be all alike.
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        segment.push(state.to_be_bytes()[0]);
-    }
+    let n_missing = segment_len - segment.len();
+    segment.extend(filling(seed).take(n_missing));
     let checksum = segment.iter().fold(0xEF, |checksum, byte| checksum ^ byte);
     let mut image = vec![0xE9, 1, 2, 0x20];
     image.extend(0x4080_0000_u32.to_le_bytes());
@@ -38,6 +34,28 @@ pub fn image(chip: Chip, version: Option<&str>, len_bytes: usize, seed: u8) -> V
     let digest = Sha256::digest(&image);
     image.extend(digest);
     image
+}
+
+/// Builds a Komfovent file: opaque bytes, and the 35 bytes that the one captured file ends with (PROTOCOLS.md A6).
+///
+/// What it brings a unit to, only its name tells.
+pub fn mbin(len_bytes: usize, seed: u8) -> Vec<u8> {
+    let mut file: Vec<u8> = filling(seed)
+        .take(len_bytes.saturating_sub(MBIN_TRAILER.len()))
+        .collect();
+    file.extend(MBIN_TRAILER);
+    file
+}
+
+const MBIN_TRAILER: &[u8] = b"5123456781234567800AA00AA00BB00BB\r\n";
+
+/// Bytes that are not all alike, by a linear congruential generator (Numerical Recipes' constants).
+fn filling(seed: u8) -> impl Iterator<Item = u8> {
+    let mut state = u32::from(seed) | 0x5EED_0000;
+    std::iter::repeat_with(move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    })
 }
 
 fn descriptor(version: Option<&str>) -> Vec<u8> {

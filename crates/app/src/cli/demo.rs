@@ -9,6 +9,7 @@ use engine::{Engine, Report, Stop};
 use families::Ways;
 use futures_util::future::join_all;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use model::chain::chain;
 use model::image::Image;
 use model::job::Proof;
 use model::outcome::Ending;
@@ -16,15 +17,15 @@ use model::precheck::Permits;
 use model::progress::PushPhase;
 use net::{Callback, Dialer, Networks, Site};
 use secrecy::SecretString;
-use sim::EventSink;
-use sim::ir_remote::{self, Chip, Config, Fault};
+use sim::ir_remote::{self, Config, Fault};
+use sim::{EventSink, komfovent};
 use store::Store;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::push::{interrupts, phase_words};
 use super::{say, show};
-use crate::error::{Exit, Trouble, chain};
+use crate::error::{Exit, Trouble};
 use crate::push::{Bench, News, Pushed, Request};
 
 /// Length of the image, bytes: about 2 s at [`RATE_BYTES_PER_S`].
@@ -48,6 +49,9 @@ pub(crate) struct DemoArguments {
     /// How many devices.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=100))]
     devices: u8,
+    /// How many ventilation units besides.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=20))]
+    komfovent: u8,
     /// End when every device has ended, even on a terminal.
     #[arg(long)]
     exit: bool,
@@ -104,16 +108,39 @@ const ROLES: [Role; 5] = [
     },
 ];
 
-/// A simulated device with its role.
+/// The file for the ventilation units: what it brings them to, its name tells.
+const UNIT_FILE: &str = "C6_1_5_46_72_P1_1_1_5_48.mbin";
+/// Its length, bytes.
+const UNIT_FILE_LEN_BYTES: usize = 300 * 1024;
+/// What a simulated unit reads in a second: ten times a real one (INTERFACES.md section 1).
+const UNIT_RATE_BYTES_PER_S: u32 = 200_000;
+/// How long a simulated unit restarts (same).
+const UNIT_RESTART: Duration = Duration::from_secs(5);
+/// Where the first unit is; the others follow.
+const FIRST_UNIT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 130);
+
+/// A simulated device with its part in the demo.
 struct Actor {
-    role: &'static Role,
     name: String,
-    device: ir_remote::Device,
+    story: &'static str,
+    ending: Ending,
+    address: Ipv4Addr,
+    ways: Ways,
+    username: Option<&'static str>,
+    password: &'static str,
+    image: Image,
+    /// Keeps it running.
+    _device: Running,
+}
+
+enum Running {
+    IrRemote(#[expect(dead_code, reason = "it runs until this is dropped")] ir_remote::Device),
+    Komfovent(#[expect(dead_code, reason = "it runs until this is dropped")] komfovent::Device),
 }
 
 /// Runs the demo.
 pub(crate) async fn run(arguments: DemoArguments) -> Result<Exit, Trouble> {
-    let actors = cast(arguments.devices).await?;
+    let actors = cast(&arguments).await?;
     let folder = tempfile::tempdir().map_err(|error| {
         Trouble::new(
             Exit::Failed,
@@ -126,20 +153,13 @@ pub(crate) async fn run(arguments: DemoArguments) -> Result<Exit, Trouble> {
     tasks.spawn(listening);
     let (stop, stopped) = watch::channel(Stop::No);
     tasks.spawn(interrupts(stop));
-    let bench = bench(&actors, folder.path(), callback).await?;
-    let image = sim::firmware::image(
-        chip("esp32c6")?,
-        Some(NEW_VERSION),
-        IMAGE_LEN_BYTES,
-        arguments.seed,
-    );
-    let image = Image::new("ir_remote_v2.0.0.bin", image);
-    introduce(&actors, &image);
+    let bench = bench(folder.path(), callback).await?;
+    introduce(&actors);
 
     let screen = Screen::new();
     let (canary, rest) = actors.split_first().expect("there is at least one device");
     screen.line(&format!("\nCanary: {}, alone.", canary.name));
-    let first = update(&bench, canary, &image, &screen, stopped.clone()).await;
+    let first = update(&bench, canary, &screen, stopped.clone()).await;
     let mut results = vec![first];
     let go_on = matches!(&results[0], Ok(pushed) if pushed.outcome.ending.is_success());
     if go_on && !rest.is_empty() {
@@ -150,7 +170,7 @@ pub(crate) async fn run(arguments: DemoArguments) -> Result<Exit, Trouble> {
         ));
         let rest = rest
             .iter()
-            .map(|actor| update(&bench, actor, &image, &screen, stopped.clone()));
+            .map(|actor| update(&bench, actor, &screen, stopped.clone()));
         results.extend(join_all(rest).await);
     } else if !rest.is_empty() {
         screen.line("\nThe canary is not well: nobody else is touched.");
@@ -159,12 +179,12 @@ pub(crate) async fn run(arguments: DemoArguments) -> Result<Exit, Trouble> {
     Ok(conclude(&actors, results))
 }
 
-/// Starts the simulated devices, all on the same free ports.
-async fn cast(n_devices: u8) -> Result<Vec<Actor>, Trouble> {
+/// Starts the simulated devices; those of a family on the same free ports.
+async fn cast(arguments: &DemoArguments) -> Result<Vec<Actor>, Trouble> {
     let mut n_starts = 0;
     loop {
         n_starts += 1;
-        match try_cast(n_devices).await {
+        match try_cast(arguments).await {
             Ok(actors) => return Ok(actors),
             // A port that is free at the first address may be taken at the next.
             Err(_) if n_starts < MAX_STARTS => {}
@@ -179,14 +199,21 @@ async fn cast(n_devices: u8) -> Result<Vec<Actor>, Trouble> {
     }
 }
 
-async fn try_cast(n_devices: u8) -> anyhow::Result<Vec<Actor>> {
+async fn try_cast(arguments: &DemoArguments) -> anyhow::Result<Vec<Actor>> {
     let events = EventSink::new();
+    let image = sim::firmware::image(
+        "esp32c6".parse()?,
+        Some(NEW_VERSION),
+        IMAGE_LEN_BYTES,
+        arguments.seed,
+    );
+    let image = Image::new("ir_remote_v2.0.0.bin", image);
     let mut actors: Vec<Actor> = Vec::new();
-    for idx in 0..n_devices {
+    for idx in 0..arguments.devices {
         let role = ROLES.get(usize::from(idx)).unwrap_or(&ROLES[ROLES.len() - 1]);
         let mut config = Config::new(Ipv4Addr::new(127, 0, 0, 2 + idx));
-        config.ota_port = actors.first().map_or(0, |first| first.device.ota_port());
-        config.http_port = actors.first().map_or(0, |first| first.device.http_port());
+        config.ota_port = actors.first().map_or(0, |first| first.ways.ota_port);
+        config.http_port = actors.first().map_or(0, |first| first.ways.http_port);
         config.password = Some(PASSWORD.to_owned());
         config.chip = role.chip.parse()?;
         config.rate_bytes_per_s = Some(RATE_BYTES_PER_S);
@@ -196,46 +223,68 @@ async fn try_cast(n_devices: u8) -> anyhow::Result<Vec<Actor>> {
             .iter()
             .map(|fault| Fault::parse(fault))
             .collect::<anyhow::Result<_>>()?;
-        let n_extra = usize::from(idx) + 1 - ROLES.len().min(usize::from(idx) + 1);
-        let name = if n_extra == 0 {
-            role.name.to_owned()
-        } else {
-            format!("{} {}", role.name, n_extra + 1)
-        };
+        let n_extra = (usize::from(idx) + 1).saturating_sub(ROLES.len());
+        let device = ir_remote::start(config, events.clone()).await?;
         actors.push(Actor {
-            role,
-            name,
-            device: ir_remote::start(config, events.clone()).await?,
+            name: if n_extra == 0 {
+                role.name.to_owned()
+            } else {
+                format!("{} {}", role.name, n_extra + 1)
+            },
+            story: role.story,
+            ending: role.ending,
+            address: device.ip(),
+            ways: Ways {
+                ota_port: device.ota_port(),
+                http_port: device.http_port(),
+                ..Ways::default()
+            },
+            username: None,
+            password: PASSWORD,
+            image: image.clone(),
+            _device: Running::IrRemote(device),
         });
+    }
+    if arguments.komfovent > 0 {
+        let mut config = komfovent::Config::new(FIRST_UNIT);
+        config.rate_bytes_per_s = UNIT_RATE_BYTES_PER_S;
+        config.restart = UNIT_RESTART;
+        let image = Image::new(
+            UNIT_FILE,
+            sim::firmware::mbin(UNIT_FILE_LEN_BYTES, arguments.seed),
+        );
+        let units = komfovent::start_many(config, usize::from(arguments.komfovent), events)?;
+        for (idx, device) in units.into_iter().enumerate() {
+            actors.push(Actor {
+                name: if idx == 0 {
+                    "Ventilation".to_owned()
+                } else {
+                    format!("Ventilation {}", idx + 1)
+                },
+                story: "a ventilation unit with controller and panel",
+                ending: Ending::Updated,
+                address: device.ip(),
+                ways: Ways {
+                    http_port: device.http_port(),
+                    modbus_port: device.modbus_port(),
+                    ..Ways::default()
+                },
+                username: Some("user"),
+                password: "user",
+                image: image.clone(),
+                _device: Running::Komfovent(device),
+            });
+        }
     }
     Ok(actors)
 }
 
-fn chip(name: &str) -> Result<Chip, Trouble> {
-    name.parse().map_err(|error| {
-        Trouble::new(
-            Exit::Failed,
-            format!("{error:#}."),
-            "Name a chip such as esp32c6.",
-        )
-    })
-}
-
-async fn bench(
-    actors: &[Actor],
-    folder: &std::path::Path,
-    callback: Arc<Callback>,
-) -> Result<Bench, Trouble> {
+async fn bench(folder: &std::path::Path, callback: Arc<Callback>) -> Result<Bench, Trouble> {
     let failed = |what: String| Trouble::new(Exit::Failed, what, "Free some space in TMPDIR.");
     let loopback = "127.0.0.0/8".parse().expect("this is a network");
     let site = Site {
         dialer: Dialer::new(Networks::new([loopback]), None).into(),
         callback: Some(callback),
-    };
-    let ways = Ways {
-        ota_port: actors[0].device.ota_port(),
-        http_port: actors[0].device.http_port(),
-        ..Ways::default()
     };
     let store = Store::open(folder)
         .await
@@ -244,23 +293,22 @@ async fn bench(
     let engine = Engine::new(store.clone()).map_err(|error| failed(format!("{error}.")))?;
     Ok(Bench {
         site,
-        ways,
+        ways: Ways::default(),
         store,
         engine,
     })
 }
 
-fn introduce(actors: &[Actor], image: &Image) {
+fn introduce(actors: &[Actor]) {
     let mut text = format!(
-        "Bringing {} simulated devices from 1.0 to {NEW_VERSION} ({} bytes, for esp32c6).\n\n",
-        actors.len(),
-        show::grouped(image.len_bytes())
+        "Updating {} simulated devices, the canary first.\n\n",
+        actors.len()
     );
     for actor in actors {
         text += &show::row(&[
             (14, &actor.name),
-            (12, &actor.device.ip().to_string()),
-            (40, actor.role.story),
+            (14, &actor.address.to_string()),
+            (40, actor.story),
         ]);
     }
     // A reader that is gone does not stop the demo.
@@ -270,25 +318,28 @@ fn introduce(actors: &[Actor], image: &Image) {
 async fn update(
     bench: &Bench,
     actor: &Actor,
-    image: &Image,
     screen: &Screen,
     stop: watch::Receiver<Stop>,
 ) -> Result<Pushed, Trouble> {
     let request = Request {
-        address: IpAddr::V4(actor.device.ip()),
-        given_as: actor.device.ip().to_string(),
-        image: image.clone(),
+        address: IpAddr::V4(actor.address),
+        given_as: actor.address.to_string(),
+        image: actor.image.clone(),
         family: None,
         method: None,
         chip: None,
-        username: None,
-        secret: Some(SecretString::from(PASSWORD)),
+        username: actor.username.map(str::to_owned),
+        secret: Some(SecretString::from(actor.password)),
         slot_bytes: None,
         permits: Permits::default(),
         soak: SOAK,
         return_within: None,
         proof: Proof::Watched,
         unlock: false,
+    };
+    let bench = Bench {
+        ways: actor.ways.clone(),
+        ..bench.clone()
     };
     let bar = screen.bar(&actor.name);
     let result = bench
@@ -304,9 +355,9 @@ async fn update(
 
 /// Shows the evidence, and says whether every device has ended as its role says.
 fn conclude(actors: &[Actor], results: Vec<Result<Pushed, Trouble>>) -> Exit {
-    let columns = [14, 26, 16, 8, 17];
+    let columns = [14, 26, 8, 20, 16];
     let mut text = "\n".to_owned();
-    let header = ["device", "outcome", "version", "away", "uptime"];
+    let header = ["device", "outcome", "away", "uptime", "version"];
     text += &show::row(
         &columns
             .map(|width| width)
@@ -320,7 +371,7 @@ fn conclude(actors: &[Actor], results: Vec<Result<Pushed, Trouble>>) -> Exit {
     for (actor, result) in actors.iter().zip(results) {
         let cells = match &result {
             Ok(pushed) => {
-                as_told &= pushed.outcome.ending == actor.role.ending;
+                as_told &= pushed.outcome.ending == actor.ending;
                 if !pushed.outcome.ending.is_success() || pushed.outcome.next_step.is_some() {
                     let _ = writeln!(
                         explained,
@@ -329,7 +380,11 @@ fn conclude(actors: &[Actor], results: Vec<Result<Pushed, Trouble>>) -> Exit {
                         show::safe(&pushed.outcome.text)
                     );
                     if let Some(next_step) = &pushed.outcome.next_step {
-                        let _ = writeln!(explained, "  next: {}", show::safe(next_step));
+                        let _ = writeln!(
+                            explained,
+                            "  next: {}",
+                            show::wrapped(&show::safe(next_step), 8, 80)
+                        );
                     }
                 }
                 show::evidence_cells(pushed)

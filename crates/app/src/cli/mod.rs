@@ -44,6 +44,7 @@ enum Command {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  reflash firmware inspect ir_remote_v2.0.0.bin --chip esp32c6")]
 struct FirmwareArguments {
     #[command(subcommand)]
     command: FirmwareCommand,
@@ -119,7 +120,9 @@ fn say_json(value: &serde_json::Value) {
 
 /// Tells why a command could not do its work.
 fn tell(trouble: &Trouble) -> Exit {
-    eprintln!("error: {}\n  next: {}", trouble.what, trouble.next_step);
+    // What is told may hold names of files, which may hold anything.
+    let (what, next_step) = (show::safe(&trouble.what), show::safe(&trouble.next_step));
+    eprintln!("error: {what}\n  next: {next_step}");
     trouble.exit
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use engine::{Engine, Report, Stop};
 use families::{Pace, Ways};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use model::chain::chain;
 use model::family::{Method, Reason};
 use model::job::Proof;
 use model::outcome::Ending;
@@ -23,7 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{duration, say, say_json, show};
-use crate::error::{Exit, Trouble, chain};
+use crate::error::{Exit, Trouble};
 use crate::push::{Bench, News, Plan, Pushed, Request, read_image};
 
 #[derive(clap::Args)]

@@ -11,10 +11,18 @@ use crate::push::Pushed;
 
 /// Width of the labels in front of facts.
 const LABEL_WIDTH: usize = 10;
+/// Width of the text that is read, characters: what the narrowest usual terminal shows.
+const TEXT_WIDTH: usize = 80;
 
 /// One fact with its label.
 pub(super) fn fact(label: &str, text: &str) -> String {
-    format!("{label:<LABEL_WIDTH$} {text}\n")
+    fact_in(0, label, text)
+}
+
+/// One fact with its label, indented.
+fn fact_in(indent: usize, label: &str, text: &str) -> String {
+    let text = wrapped(text, indent + LABEL_WIDTH + 1, TEXT_WIDTH);
+    format!("{:indent$}{label:<LABEL_WIDTH$} {text}\n", "")
 }
 
 /// The version to show for an image and where it was read.
@@ -79,7 +87,7 @@ pub(super) fn upload_bar(percent: u64, acked_bytes: u64) -> String {
     )
 }
 
-/// Outcome, versions, time away and uptimes, for a row of a table.
+/// Outcome, time away, uptimes and versions, for a row of a table; the widest comes last.
 pub(super) fn evidence_cells(pushed: &Pushed) -> [String; 4] {
     let evidence = pushed.job.as_ref().map(|job| &job.evidence);
     let before = evidence
@@ -88,20 +96,38 @@ pub(super) fn evidence_cells(pushed: &Pushed) -> [String; 4] {
     let after = evidence
         .and_then(|evidence| evidence.after.as_ref())
         .map(|look| &look.snapshot);
-    let pair = |text: fn(&Snapshot) -> String| match (before, after) {
-        (Some(before), Some(after)) => format!("{} → {}", text(before), text(after)),
-        (Some(before), None) => text(before),
-        _ => String::new(),
+    let pair = |text: fn(&Snapshot) -> Option<String>| match (before.and_then(text), after.and_then(text)) {
+        (Some(before), Some(after)) => format!("{before} → {after}"),
+        (before, after) => before.or(after).unwrap_or_default(),
     };
     [
         outcome(&pushed.outcome),
-        pair(|snapshot| snapshot.versions.to_string()),
         evidence
             .and_then(|evidence| evidence.away)
             .map(spoken)
             .unwrap_or_default(),
-        pair(|snapshot| snapshot.uptime.map(spoken).unwrap_or_default()),
+        pair(|snapshot| snapshot.uptime.map(spoken)),
+        pair(|snapshot| (!snapshot.versions.is_empty()).then(|| snapshot.versions.to_string())),
     ]
+}
+
+/// A text in lines of at most `width` characters, each after the first indented.
+pub(super) fn wrapped(text: &str, indent: usize, width: usize) -> String {
+    let mut lines = String::new();
+    let mut column = indent;
+    for word in text.split(' ') {
+        let len = word.chars().count();
+        if column > indent && column + 1 + len > width {
+            let _ = write!(lines, "\n{:indent$}", "");
+            column = indent;
+        } else if column > indent {
+            lines.push(' ');
+            column += 1;
+        }
+        lines.push_str(word);
+        column += len;
+    }
+    lines
 }
 
 /// What an image is, in a line.
@@ -145,7 +171,7 @@ pub(super) fn device_line(title: &str, address: &str, snapshot: &Snapshot) -> St
 pub(super) fn inspection(path: &str, image: &Image, info: &ImageInfo, refusals: &[Refusal]) -> String {
     let mut text = format!("{}\n", safe(path));
     let mut add = |label: &str, value: &str| {
-        let _ = write!(text, "  {}", fact(label, value));
+        text += &fact_in(2, label, value);
     };
     add("kind", &info.kind);
     add("length", &format!("{} bytes", grouped(image.len_bytes())));
@@ -216,16 +242,26 @@ pub(super) fn outcome(outcome: &Outcome) -> String {
 
 /// The result of a push with its evidence.
 pub(super) fn result(pushed: &Pushed) -> String {
-    let mut text = format!("{}: {}\n", outcome(&pushed.outcome), safe(&pushed.outcome.text));
+    let text = format!("{}: {}", outcome(&pushed.outcome), safe(&pushed.outcome.text));
+    let mut text = format!(
+        "{}
+",
+        wrapped(&text, 2, TEXT_WIDTH)
+    );
     let mut add = |label: &str, value: String| {
-        let _ = write!(text, "  {}", fact(label, &value));
+        text += &fact_in(2, label, &value);
     };
     if let Some(job) = &pushed.job {
         let evidence = &job.evidence;
         if let Some(verdict) = &evidence.verdict {
             add("verdict", format!("\"{}\"", safe(verdict)));
         }
-        if let (Some(push), true) = (evidence.push, job.bytes_left) {
+        // Only these say that every byte was taken; where a transfer broke off, the text says how far it came.
+        let all_sent = matches!(
+            pushed.outcome.ending,
+            Ending::Updated | Ending::UpdatedLabelUnchanged | Ending::RolledBack | Ending::Failed
+        );
+        if let (Some(push), true, true) = (evidence.push, job.bytes_left, all_sent) {
             let rate = u128::from(pushed.info.len_bytes) / push.as_millis().max(1);
             add(
                 "sent",
@@ -291,6 +327,13 @@ pub(super) fn result(pushed: &Pushed) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_are_wrapped_at_words_and_indented() {
+        assert_eq!(wrapped("aa bb cc", 2, 7), "aa bb\n  cc");
+        assert_eq!(wrapped("a-very-long-word b", 2, 7), "a-very-long-word\n  b");
+        assert_eq!(wrapped("", 2, 7), "");
+    }
 
     #[test]
     fn numbers_are_grouped_from_the_right() {

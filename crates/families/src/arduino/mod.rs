@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
+use model::chain::chain;
 use model::device::{Device, Hardware, Health, Ota, Snapshot};
 use model::family::{
     Driver, Family, Fault, FaultKind, Label, Method, Notes, Reason, Target, Timing, Undo, Verdict,
@@ -18,9 +19,8 @@ use model::version::{Relation, Versions};
 use net::{Presence, Site};
 
 use crate::Ways;
-use crate::esp::espota::Push;
-use crate::esp::{self, ESPOTA, Memory, Pace};
-use crate::talk::{chain, endpoint};
+use crate::esp::{self, ESPOTA, Memory, espota};
+use crate::talk::endpoint;
 
 /// The family.
 pub(crate) struct Arduino {
@@ -148,21 +148,15 @@ impl Driver for ArduinoDriver {
     }
 
     async fn push(&mut self, _method: &Method, image: &Image, progress: &Progress) -> Result<Verdict, Fault> {
-        let mut memory = self.memory.clone();
-        let pace = self.ways.pace.or(memory.pace).unwrap_or(Pace::Pipelined);
-        let result = Push {
-            site: &self.site,
-            device: self.ota(),
-            secret: self.target.secret.as_ref(),
-            answers: &*self.target.answers,
+        espota::push(
+            &self.site,
+            &self.ways,
+            &self.target,
+            &mut self.memory,
             image,
             progress,
-            pace,
-        }
-        .run(&mut memory)
-        .await;
-        self.memory = memory;
-        result
+        )
+        .await
     }
 
     async fn undo(&mut self, _undo: &Undo) -> Result<(), Fault> {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use model::chain::chain;
 use model::device::{Hardware, Health, Ota, Snapshot};
 use model::family::{Driver, Fault, FaultKind, Method, Notes, Reason, Target, Undo, Verdict};
 use model::id::{DeviceId, FamilyId};
@@ -16,10 +17,9 @@ use proto::esp_image::Chip;
 
 use super::status::Status;
 use crate::Ways;
-use crate::esp::espota::Push;
 use crate::esp::image::FIRMWARE;
-use crate::esp::{ESPOTA, HTTP, Memory, Pace, web_update};
-use crate::talk::{chain, endpoint, host_header};
+use crate::esp::{ESPOTA, HTTP, Memory, espota, web_update};
+use crate::talk::{endpoint, host_header};
 
 /// What an answer may cost.
 const LIMITS: Limits = Limits::USUAL;
@@ -201,21 +201,15 @@ impl Driver for IrRemoteDriver {
     async fn push(&mut self, method: &Method, image: &Image, progress: &Progress) -> Result<Verdict, Fault> {
         match method.as_str() {
             ESPOTA => {
-                let mut memory = self.memory.clone();
-                let pace = self.ways.pace.or(memory.pace).unwrap_or(Pace::Pipelined);
-                let result = Push {
-                    site: &self.site,
-                    device: endpoint(self.target.address, self.ways.ota_port),
-                    secret: self.target.secret.as_ref(),
-                    answers: &*self.target.answers,
+                espota::push(
+                    &self.site,
+                    &self.ways,
+                    &self.target,
+                    &mut self.memory,
                     image,
                     progress,
-                    pace,
-                }
-                .run(&mut memory)
-                .await;
-                self.memory = memory;
-                result
+                )
+                .await
             }
             HTTP => web_update::push(&self.site, self.web(), image, progress).await,
             other => Err(Fault::before_push(

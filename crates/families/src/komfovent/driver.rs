@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use model::chain::chain;
 use model::device::{Hardware, Health, Ota, Snapshot};
 use model::family::{Driver, Fault, FaultKind, Method, Notes, Reach, Reason, Target, Undo, Verdict};
 use model::id::DeviceId;
@@ -23,7 +24,7 @@ use super::page::{self, Judgement, Page};
 use super::version::{Controller, Panel, Part, Parts};
 use super::{HTTP, PutBack, RESET_ADDRESS, family_id, may_reset};
 use crate::Ways;
-use crate::talk::{chain, endpoint, host_header, unsure, upload_fault};
+use crate::talk::{endpoint, host_header, unsure, upload_fault};
 
 /// The page that logs in and takes firmware (PROTOCOLS.md A2, A3).
 const UPDATE_PATH: &str = "/g1.html";

@@ -10,6 +10,9 @@ use super::{bad_fault, duration, not_started};
 use crate::error::Trouble;
 
 #[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  reflash simulate ir-remote --bind 127.0.0.2 --count 4 --fault drop-once-after=50000"
+)]
 pub(super) struct IrRemoteArguments {
     /// Address of the first device; the others take the next ones.
     #[arg(long, default_value = "127.0.0.1")]

@@ -11,6 +11,7 @@ use super::{bad_fault, duration, not_started};
 use crate::error::{Exit, Trouble};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  reflash simulate komfovent --bind 127.0.0.8 --rate 200000 --restart-s 5")]
 pub(super) struct KomfoventArguments {
     /// Address of the first unit; the others take the next ones.
     #[arg(long, default_value = "127.0.0.1")]

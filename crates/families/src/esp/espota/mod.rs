@@ -5,7 +5,8 @@ mod transfer;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use model::family::{Answers, Fault, FaultKind, Reach, Reason, Verdict};
+use model::chain::chain;
+use model::family::{Answers, Fault, FaultKind, Reach, Reason, Target, Verdict};
 use model::image::Image;
 use model::progress::{Progress, PushPhase};
 use net::{Invited, Site};
@@ -17,24 +18,46 @@ use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use super::{Memory, Pace};
-use crate::talk::chain;
+use crate::Ways;
+use crate::talk::{cancelled, endpoint};
 
 /// How often progress is stored and a cancel is noticed. Taste.
 const TICK: Duration = Duration::from_millis(50);
 /// What a push needs to know.
-pub(crate) struct Push<'a> {
-    pub(crate) site: &'a Site,
-    pub(crate) device: SocketAddr,
-    pub(crate) secret: Option<&'a SecretString>,
-    pub(crate) answers: &'a dyn Answers,
-    pub(crate) image: &'a Image,
-    pub(crate) progress: &'a Progress,
-    pub(crate) pace: Pace,
+struct Push<'a> {
+    site: &'a Site,
+    device: SocketAddr,
+    secret: Option<&'a SecretString>,
+    answers: &'a dyn Answers,
+    image: &'a Image,
+    progress: &'a Progress,
+    pace: Pace,
+}
+
+/// Pushes once by `ArduinoOTA`, at the pace that the owner wants or that this device is known to need.
+pub(crate) async fn push(
+    site: &Site,
+    ways: &Ways,
+    target: &Target,
+    memory: &mut Memory,
+    image: &Image,
+    progress: &Progress,
+) -> Result<Verdict, Fault> {
+    let push = Push {
+        site,
+        device: endpoint(target.address, ways.ota_port),
+        secret: target.secret.as_ref(),
+        answers: &*target.answers,
+        image,
+        progress,
+        pace: ways.pace.or(memory.pace).unwrap_or(Pace::Pipelined),
+    };
+    push.run(memory).await
 }
 
 impl Push<'_> {
     /// Pushes once. `memory` learns which authentication worked, and that the device needs a slower pace.
-    pub(crate) async fn run(&self, memory: &mut Memory) -> Result<Verdict, Fault> {
+    async fn run(&self, memory: &mut Memory) -> Result<Verdict, Fault> {
         let mut invited = self.open_door().await?;
         self.enter(PushPhase::Inviting)?;
         let udp = self.site.dialer.udp(self.device).await.map_err(|error| {
@@ -238,19 +261,4 @@ pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
     letters.next().map_or_else(String::new, |first| {
         format!("{}{}.", first.to_uppercase(), letters.as_str())
     })
-}
-
-fn cancelled(reach: Reach) -> Fault {
-    Fault {
-        kind: if reach == Reach::Nothing {
-            FaultKind::Refused
-        } else {
-            FaultKind::Unsure
-        },
-        reason: Reason::Cancelled,
-        text: "Cancelled.".to_owned(),
-        reach,
-        failed_answers: 0,
-        next_step: None,
-    }
 }

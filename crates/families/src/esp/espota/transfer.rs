@@ -10,9 +10,9 @@ use proto::espota::{CHUNK_BYTES, DEVICE_STALL, STALL_LIMIT};
 use tokio::io::Interest;
 use tokio::time::Instant;
 
-use super::{Push, TICK, cancelled};
+use super::{Push, TICK};
 use crate::esp::Pace;
-use crate::talk::unsure;
+use crate::talk::{cancelled, unsure};
 
 /// How long the device may take from the last byte to its verdict: it flushes, compares the MD5 and checks the whole image
 /// (`tools/espota.py` waits 30 s at a time for the result).
