@@ -573,6 +573,11 @@ fn restart_rows() -> Vec<Row> {
         ),
         fault(&["crashes-once"], updated().with(&SOAK_3S)),
         fault(&["uptime-frozen"], updated()),
+        fault(
+            &["uptime-frozen", "ok-no-reboot"],
+            ends("unverified", "restart not seen"),
+        )
+        .long(),
         fault(&["duplicate-chip-id"], updated()),
     ]
 }

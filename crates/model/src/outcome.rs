@@ -290,6 +290,16 @@ fn not_applied() -> Outcome {
     )
 }
 
+/// The outcome where the device said yes, was not seen going away, and its uptime does not run.
+pub(crate) fn no_uptime() -> Outcome {
+    Outcome::because(
+        Ending::Unverified,
+        "restart not seen",
+        "The device said OK, but it was not seen going away, and its uptime and its version label are the same as before.",
+        "Look at the device; if it runs the old firmware, push again.",
+    )
+}
+
 fn no_return() -> Outcome {
     Outcome::because(
         Ending::Unverified,

@@ -25,7 +25,8 @@ use tokio::task::JoinSet;
 
 use super::{duration, say, say_json, show};
 use crate::error::{Exit, Trouble};
-use crate::push::{Bench, News, Plan, Pushed, Request, read_image};
+use crate::push::plan::Plan;
+use crate::push::{Bench, News, Pushed, Request, read_image};
 
 #[derive(clap::Args)]
 #[command(

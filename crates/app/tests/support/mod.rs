@@ -18,7 +18,7 @@ use sim::{EventKind, EventSink};
 use tempfile::TempDir;
 
 /// A command that runs longer than this hangs.
-const HANGS: Duration = Duration::from_secs(100);
+const HANGS: Duration = Duration::from_mins(4);
 /// How often a process is asked whether it has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Length of most images, bytes: more than all buffers on the way hold, so that a break in the middle is one.

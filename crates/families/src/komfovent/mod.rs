@@ -12,6 +12,7 @@ pub(crate) mod modbus;
 pub(crate) mod page;
 #[cfg(test)]
 mod real;
+mod sighting;
 pub(crate) mod version;
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ use model::family::{Driver, Family, Label, Method, Target, Timing, Undo};
 use model::id::FamilyId;
 use model::image::{Image, ImageInfo, Inspection, Override, Refusal};
 use model::installed::Installed;
+use model::sighting::{Candidate, Lookout, Sighting};
 use model::version::{Relation, Versions};
 use net::Site;
 use serde::{Deserialize, Serialize};
@@ -75,6 +77,14 @@ impl Family for Komfovent {
 
     fn title(&self) -> &'static str {
         "Komfovent unit"
+    }
+
+    fn lookouts(&self) -> Vec<Lookout> {
+        sighting::lookouts(&self.ways)
+    }
+
+    fn recognise(&self, sighting: &Sighting) -> Option<Candidate> {
+        sighting::recognise(&self.id(), sighting)
     }
 
     fn inspect(&self, image: &Image) -> Inspection {

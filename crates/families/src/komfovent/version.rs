@@ -92,6 +92,11 @@ impl Numbers {
         })
     }
 
+    /// The first number.
+    pub(super) fn first(self) -> u8 {
+        self.v1
+    }
+
     /// What the vendor calls the version: the last number.
     pub fn functional(self) -> u16 {
         self.v4

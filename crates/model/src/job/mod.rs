@@ -81,7 +81,9 @@ impl Look {
 
     /// Whether the uptime has stood still until a later look: it is then no uptime, unless a restart lies in between.
     pub(crate) fn stands_still_until(&self, later: &Self) -> bool {
-        later.snapshot.uptime == self.snapshot.uptime && later.at.since(self.at) > BOOT_MOMENT_TOLERANCE
+        self.snapshot.uptime.is_some()
+            && later.snapshot.uptime == self.snapshot.uptime
+            && later.at.since(self.at) > BOOT_MOMENT_TOLERANCE
     }
 
     /// Whether the device has restarted between this look and a later one; none where its uptime does not tell.

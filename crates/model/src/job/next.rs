@@ -7,7 +7,7 @@ use crate::device::{Ota, Snapshot};
 use crate::family::{Fault, FaultKind, Label, Reach, Reason, Undo, Verdict};
 use crate::id::{DeviceId, Strength};
 use crate::installed::Standing;
-use crate::outcome::{Away, End, Ending, Outcome, before_first_byte, outcome};
+use crate::outcome::{Away, End, Ending, Outcome, before_first_byte, no_uptime, outcome};
 use crate::precheck::Precheck;
 use crate::time::Now;
 
@@ -366,9 +366,9 @@ fn watched(
     };
     let look = Look { snapshot, at: now };
     let before = job.evidence.before.as_ref();
-    let tells = |before: &&Look| gone_at.is_some() || !before.stands_still_until(&look);
+    let stands_still = gone_at.is_none() && before.is_some_and(|before| before.stands_still_until(&look));
     let restarted = before
-        .filter(tells)
+        .filter(|_| !stands_still)
         .and_then(|before| before.restarted_until(&look));
     // Where no uptime tells, only a silence can: a look that was merely lost must not count as one.
     let was_away = |gone_at: Now| now.since(gone_at) >= timing.look_every * MIN_SILENT_LOOKS;
@@ -425,7 +425,11 @@ fn watched(
     } else {
         label
     };
-    let judged = outcome(&end, away, &label);
+    let judged = match outcome(&end, away, &label) {
+        // "It never restarted" takes an uptime that runs, or a device without one that was watched all the time.
+        judged if stands_still && judged.ending == Ending::Failed => no_uptime(),
+        judged => judged,
+    };
     if may_push_again(&job, &end, &judged) {
         // The device was just seen; `Prepare` looks once more before the second push.
         job.phase = Phase::Preparing;

@@ -1,32 +1,31 @@
 //! One push, from an address and a file to a proven end: what `reflash push` and the demo do.
 
+mod identify;
+pub(crate) mod plan;
+
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Engine, Finished, Lease, LeaseError, NoAnswers, Report, RunError, Start, Stop, Work};
+use engine::{Engine, Finished, Lease, LeaseError, Report, RunError, Start, Stop, Work};
 use families::Ways;
 use model::chain::chain;
 use model::device::{Device, Snapshot};
-use model::family::{Answers, Driver, Family, Fault, FaultKind, Method, Notes, Reason, Target};
+use model::family::{Answers, Family, Method, Notes, Target};
 use model::id::DeviceId;
-use model::image::{Image, ImageInfo, Inspection, MAX_IMAGE_LEN_BYTES, Refusal};
-use model::installed::{Installed, Standing};
+use model::image::{Image, ImageInfo, MAX_IMAGE_LEN_BYTES};
+use model::installed::Installed;
 use model::job::{Job, Order, Proof};
-use model::outcome::{Ending, Outcome, before_first_byte};
-use model::precheck::{Permits, Precheck, precheck};
+use model::outcome::{Outcome, before_first_byte};
+use model::precheck::Permits;
 use net::Site;
 use secrecy::SecretString;
 use store::Store;
 use tokio::sync::watch;
 
+use self::identify::{Known, look};
 use crate::error::{Exit, Trouble};
-
-/// How often a device is asked who it is before it counts as silent. It does not answer while it still drops a broken push.
-const IDENTITY_LOOKS: u32 = 3;
-/// Pause between two of these looks.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// What is to be pushed where, and what its owner permits.
 pub(crate) struct Request {
@@ -55,23 +54,6 @@ pub(crate) struct Bench {
     pub(crate) ways: Ways,
     pub(crate) store: Arc<Store>,
     pub(crate) engine: Engine,
-}
-
-/// A device that has told who it is, or whose unfinished job has.
-struct Known {
-    family: Arc<dyn Family>,
-    id: DeviceId,
-    info: ImageInfo,
-    refusals: Vec<Refusal>,
-    /// What it showed; none where its unfinished job was found instead of asking it.
-    snapshot: Option<Snapshot>,
-}
-
-/// A family that takes the file, with what it says of it.
-struct Candidate {
-    family: Arc<dyn Family>,
-    info: ImageInfo,
-    refusals: Vec<Refusal>,
 }
 
 /// What is told while a push goes on.
@@ -103,17 +85,6 @@ pub(crate) struct Pushed {
     /// The job; none where it did not come to one.
     pub(crate) job: Option<Job>,
     pub(crate) warnings: Vec<String>,
-}
-
-/// What a dry run found.
-pub(crate) struct Plan {
-    pub(crate) info: ImageInfo,
-    pub(crate) family: Arc<dyn Family>,
-    pub(crate) snapshot: Snapshot,
-    pub(crate) precheck: Precheck,
-    pub(crate) method: Method,
-    pub(crate) takes: Duration,
-    pub(crate) record: Option<Installed>,
 }
 
 /// Reads an image file, whole and bounded.
@@ -160,51 +131,6 @@ pub(crate) fn read_image(path: &Path) -> Result<Image, Trouble> {
 }
 
 impl Bench {
-    fn families(&self) -> Vec<Arc<dyn Family>> {
-        families::all(&self.site, &self.ways)
-    }
-
-    /// The families that take this file, with what they say of it; an outcome where none does.
-    fn candidates(&self, request: &Request) -> Result<Vec<Candidate>, Outcome> {
-        let mut candidates = Vec::new();
-        for family in self.families() {
-            let wanted = match &request.family {
-                Some(name) => family.id().as_str() == name,
-                None => family.guessable(),
-            };
-            if !wanted {
-                continue;
-            }
-            match family.inspect(&request.image) {
-                Inspection::NotMine => {}
-                Inspection::Accepted(info) => candidates.push(Candidate {
-                    family,
-                    info,
-                    refusals: Vec::new(),
-                }),
-                Inspection::Refused(info, refusals) => candidates.push(Candidate {
-                    family,
-                    info,
-                    refusals,
-                }),
-            }
-        }
-        if candidates.is_empty() {
-            return Err(Outcome::because(
-                Ending::Refused,
-                "not this family's file",
-                format!(
-                    "{} is no firmware for this family of devices.",
-                    request.image.file_name()
-                ),
-                "Choose the file that fits the device, or another --family.",
-            ));
-        }
-        // A family whose inspection leaves nothing against the file goes first.
-        candidates.sort_by_key(|candidate| !candidate.refusals.is_empty());
-        Ok(candidates)
-    }
-
     /// Pushes once, after settling what an earlier command has left undone.
     pub(crate) async fn push(
         &self,
@@ -242,132 +168,6 @@ impl Bench {
         let result = self.push_leased(request, &known, &lease, news, stop).await;
         self.engine.release(lease).await;
         result
-    }
-
-    /// Finds out which device stands at the address. The inner error is a push that is over already.
-    async fn identify(
-        &self,
-        request: &Request,
-        news: &(dyn Fn(News<'_>) + Send + Sync),
-    ) -> Result<Result<Known, Box<Pushed>>, Trouble> {
-        let candidates = match self.candidates(request) {
-            Ok(candidates) => candidates,
-            Err(outcome) => return Ok(Err(Box::new(refused_file(request, outcome)))),
-        };
-        news(News::Image(&candidates[0].info));
-        if let Some(outcome) = refused_by_inspection(&candidates, &request.permits) {
-            let info = candidates[0].info.clone();
-            return Ok(Err(Box::new(without_job(outcome, info))));
-        }
-        if let Some(known) = self.unfinished(request, &candidates).await? {
-            return Ok(Ok(known));
-        }
-        let mut last = None;
-        for Candidate {
-            family,
-            info,
-            refusals,
-        } in candidates
-        {
-            let target = target(request, Notes::default(), Arc::new(NoAnswers));
-            let mut driver = family.open(target);
-            match look(&mut *driver).await {
-                Ok(snapshot) => {
-                    let id = snapshot.id.clone();
-                    return Ok(Ok(Known {
-                        family,
-                        id,
-                        info,
-                        refusals,
-                        snapshot: Some(snapshot),
-                    }));
-                }
-                Err(fault) => last = last.or(Some((fault, info))),
-            }
-        }
-        let (fault, info) = last.expect("there is at least one candidate");
-        let outcome = self.not_identified(request, &fault).await;
-        Ok(Err(Box::new(without_job(outcome, info))))
-    }
-
-    /// The outcome where nobody at the address told who it is. Nothing was sent.
-    async fn not_identified(&self, request: &Request, fault: &Fault) -> Outcome {
-        let mut outcome = before_first_byte(fault);
-        if fault.reason == Reason::NotUnderstood {
-            // Somebody answers, and it is not a device that we know.
-            outcome.ending = Ending::Refused;
-        } else if fault.kind != FaultKind::Unreachable {
-            return outcome;
-        }
-        if request.family.is_some() {
-            return outcome;
-        }
-        outcome.next_step = Some(
-            "Check the address and the device's power. If it is a plain ArduinoOTA sketch without a status API, \
-             say so: --family arduino --chip esp32c6 (its chip)."
-                .to_owned(),
-        );
-        if fault.kind == FaultKind::Unreachable && self.takes_updates_unasked(request).await {
-            outcome.ending = Ending::Refused;
-            outcome.reason = Some(Reason::NoStatusApi.name().to_owned());
-            outcome.text += " Something is there that may take updates, but it does not tell what it is.";
-        }
-        outcome
-    }
-
-    /// Whether a device of a family that is never guessed seems to be at the address.
-    async fn takes_updates_unasked(&self, request: &Request) -> bool {
-        for family in self.families() {
-            if family.guessable() || matches!(family.inspect(&request.image), Inspection::NotMine) {
-                continue;
-            }
-            let target = target(request, Notes::default(), Arc::new(NoAnswers));
-            if family.open(target).probe().await.is_ok() {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// A device that was at this address when its job was cut short: it may be restarting now, so it is not asked first.
-    async fn unfinished(
-        &self,
-        request: &Request,
-        candidates: &[Candidate],
-    ) -> Result<Option<Known>, Trouble> {
-        for row in self
-            .store
-            .devices_at(request.address)
-            .await
-            .map_err(|e| storing(&e))?
-        {
-            let Some(Candidate {
-                family,
-                info,
-                refusals,
-            }) = candidates
-                .iter()
-                .find(|candidate| candidate.family.id() == row.id.family)
-            else {
-                continue;
-            };
-            if self
-                .store
-                .open_job(&row.id)
-                .await
-                .map_err(|e| storing(&e))?
-                .is_some()
-            {
-                return Ok(Some(Known {
-                    family: family.clone(),
-                    id: row.id,
-                    info: info.clone(),
-                    refusals: refusals.clone(),
-                    snapshot: None,
-                }));
-            }
-        }
-        Ok(None)
     }
 
     async fn push_leased(
@@ -532,74 +332,6 @@ impl Bench {
         let row = self.store.device(id).await.map_err(|e| storing(&e))?;
         Ok(row.map(|row| row.notes).unwrap_or_default())
     }
-
-    /// Looks at device and image and says what a push would do; changes nothing. The inner error is a refusal.
-    pub(crate) async fn plan(
-        &self,
-        request: &Request,
-        news: &(dyn Fn(News<'_>) + Send + Sync),
-    ) -> Result<Result<Plan, Box<Pushed>>, Trouble> {
-        let known = match self.identify(request, news).await? {
-            Ok(known) => known,
-            Err(refused) => return Ok(Err(refused)),
-        };
-        let Some(snapshot) = known.snapshot else {
-            return Err(Trouble::new(
-                Exit::Failed,
-                "An earlier push to this device was interrupted and is not settled yet.",
-                "Push without --dry-run: it looks first what became of it.",
-            ));
-        };
-        let record = self.store.installed(&known.id).await.map_err(|e| storing(&e))?;
-        let device = device_of(request, &known.id, &snapshot);
-        let precheck = precheck(
-            &*known.family,
-            &device,
-            &snapshot,
-            (&request.image, &known.info, &known.refusals),
-            record.as_ref(),
-            &request.permits,
-        );
-        let method = method_of(&*known.family, &device, request)?;
-        let timing = known.family.timing(&device, request.image.len_bytes());
-        let takes = timing.push + Duration::from_secs(15) + request.soak;
-        Ok(Ok(Plan {
-            info: known.info,
-            family: known.family,
-            snapshot,
-            precheck,
-            method,
-            takes,
-            record,
-        }))
-    }
-}
-
-impl Plan {
-    /// What the shell is told of it.
-    pub(crate) fn exit(&self) -> Exit {
-        if !self.precheck.refusals.is_empty() {
-            Exit::Failed
-        } else if self.precheck.standing == Standing::AlreadyCurrent {
-            Exit::Nothing
-        } else {
-            Exit::Done
-        }
-    }
-}
-
-/// Looks at a device, three times if it is silent.
-async fn look(driver: &mut dyn Driver) -> Result<Snapshot, Fault> {
-    let mut n_looks = 1;
-    loop {
-        match driver.probe().await {
-            Err(fault) if fault.kind == FaultKind::Unreachable && n_looks < IDENTITY_LOOKS => {
-                n_looks += 1;
-                tokio::time::sleep(BETWEEN_LOOKS).await;
-            }
-            result => return result,
-        }
-    }
 }
 
 fn target(request: &Request, notes: Notes, answers: Arc<dyn Answers>) -> Target {
@@ -644,47 +376,6 @@ fn method_of(family: &dyn Family, device: &Device, request: &Request) -> Result<
             )
         }),
     }
-}
-
-fn refused_by_inspection(candidates: &[Candidate], permits: &Permits) -> Option<Outcome> {
-    let standing = |refusals: &[Refusal]| -> Vec<Refusal> {
-        refusals
-            .iter()
-            .filter(|refusal| !permits.covers(refusal))
-            .cloned()
-            .collect()
-    };
-    if candidates
-        .iter()
-        .any(|candidate| standing(&candidate.refusals).is_empty())
-    {
-        return None;
-    }
-    let refusals = standing(&candidates[0].refusals);
-    let text: Vec<&str> = refusals.iter().map(|refusal| refusal.text.as_str()).collect();
-    Some(Outcome::because(
-        Ending::Refused,
-        refusals[0].rule.clone(),
-        text.join(" "),
-        refusals[0].next_step.clone(),
-    ))
-}
-
-fn refused_file(request: &Request, outcome: Outcome) -> Pushed {
-    let info = ImageInfo {
-        version_source: model::image::VersionSource::Image,
-        family: None,
-        kind: "unknown".to_owned(),
-        chip: None,
-        versions: None,
-        hint: None,
-        project: None,
-        signature: None,
-        len_bytes: request.image.len_bytes(),
-        sha256: request.image.sha256(),
-        warnings: Vec::new(),
-    };
-    without_job(outcome, info)
 }
 
 fn without_job(outcome: Outcome, info: ImageInfo) -> Pushed {
