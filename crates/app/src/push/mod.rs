@@ -102,8 +102,8 @@ pub(crate) fn read_image(path: &Path) -> Result<Image, Trouble> {
             "Check the name of the file and who may read it.",
         )
     };
-    let file = std::fs::File::open(path).map_err(|error| not_read(&error))?;
-    let metadata = file.metadata().map_err(|error| not_read(&error))?;
+    // Looked at before it is opened: opening a pipe that nobody writes to waits for ever.
+    let metadata = std::fs::metadata(path).map_err(|error| not_read(&error))?;
     if !metadata.is_file() {
         return Err(Trouble::new(
             Exit::Failed,
@@ -111,6 +111,7 @@ pub(crate) fn read_image(path: &Path) -> Result<Image, Trouble> {
             "Name the firmware image itself.",
         ));
     }
+    let file = std::fs::File::open(path).map_err(|error| not_read(&error))?;
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(MAX_IMAGE_LEN_BYTES)).unwrap_or(0));
     std::io::Read::read_to_end(
         &mut std::io::Read::take(file, MAX_IMAGE_LEN_BYTES + 1),
