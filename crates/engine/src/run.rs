@@ -379,6 +379,8 @@ impl Run<'_> {
         let mut stop = self.work.stop.clone();
         let report = self.work.report;
         let mut cancel_seen = self.cancel_seen;
+        let mut left = self.work.stop.clone();
+        let job = self.job.clone();
         let push = self.work.driver.push(&method, self.work.image, &progress);
         let mut push = pin!(guarded(self.engine, self.lease, push));
         let mut samples = interval(SAMPLE_EVERY);
@@ -400,6 +402,10 @@ impl Run<'_> {
                     if changed.is_ok() && !progress.cancel() {
                         report(Report::TooLate);
                     }
+                }
+                // The push is dropped with its connection; the journal has its intent, and the next command looks.
+                Ok(_) = left.wait_for(|stop| *stop == Stop::Leave), if progress.phase() == PushPhase::LastByte => {
+                    return Err(RunError::Left(Box::new(job)));
                 }
             }
         };
