@@ -42,6 +42,21 @@ def authenticate(udp, device, nonce, salt):
     return udp.recv(32).decode()
 
 
+def listen(listener):
+    """Listens on a random port, as the script does; unlike it, takes another one when that is in use.
+
+    On one machine the simulated devices' closed connections hold many ports, which they would not on a real network.
+    """
+    while True:
+        port = random.randint(10000, 60000)
+        try:
+            listener.bind(("0.0.0.0", port))
+        except OSError:
+            continue
+        listener.listen(1)
+        return port
+
+
 def main():
     device = (sys.argv[1], int(sys.argv[2]))
     with open(sys.argv[3], "rb") as file:
@@ -49,9 +64,7 @@ def main():
     digest = hashlib.md5(image).hexdigest()
 
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    port = random.randint(10000, 60000)
-    listener.bind(("0.0.0.0", port))
-    listener.listen(1)
+    port = listen(listener)
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     udp.settimeout(TIMEOUT_S)
 

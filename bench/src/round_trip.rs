@@ -328,6 +328,10 @@ pub(crate) fn check(arguments: &CheckArguments) -> Result<()> {
             median(&echoes) * 1000.0,
             stream / ideal
         );
+        ensure!(
+            stream >= ideal,
+            "the proxy lets more than {window} B through in a round trip: nothing measured with it counts"
+        );
     }
     Ok(())
 }
