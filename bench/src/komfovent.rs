@@ -1,7 +1,7 @@
 //! Ventilation units: an upload against what the unit's pace allows, and the CPU of a Modbus read.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use model::family::{Answers, Driver, Family, Fault, Method, Notes, Target};
 use model::id::FamilyId;
 use model::image::Image;
 use model::progress::Progress;
-use net::{Dialer, IpNet, Networks, Site, TcpOptions};
+use net::{Dialer, IpNet, Networks, Site};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sim::EventSink;
@@ -74,7 +74,7 @@ enum Job {
     /// CPU of one Modbus read, and of one by `pymodbus`.
     Modbus {
         /// Looks of each kind in a run; each is two to four reads.
-        #[arg(long, default_value_t = 5000)]
+        #[arg(long, default_value_t = 2000)]
         looks: u32,
         /// Runs of each.
         #[arg(long, default_value_t = 5)]
@@ -136,6 +136,7 @@ fn met(is_met: bool) -> &'static str {
 // Uploads.
 
 /// One run of both.
+#[expect(clippy::struct_field_names, reason = "units are part of the names")]
 struct Pair {
     push_s: f64,
     /// From the first byte of the image to the last, by the simulator.
@@ -182,7 +183,7 @@ fn upload(reflash: &Path, n_runs: usize) -> Result<()> {
 
 /// Both at the same time, each to a unit of its own; they change places from run to run.
 fn pair(reflash: &Path, file: &Path, n_run: usize) -> Result<Pair> {
-    let simulator = Units::start(Command::new(reflash).args(simulate(2)), 2)?;
+    let simulator = Simulated::start(Command::new(reflash).args(simulate(2)), 2)?;
     let (ours, curls) = (&simulator.units[n_run % 2], &simulator.units[(n_run + 1) % 2]);
     let (push_s, curl) = std::thread::scope(|scope| {
         let pushed = scope.spawn(|| push(reflash, file, ours));
@@ -192,7 +193,7 @@ fn pair(reflash: &Path, file: &Path, n_run: usize) -> Result<Pair> {
     let Ok(push_s) = push_s else {
         bail!("the push panicked")
     };
-    let (curl_login_s, curl_s) = curl?;
+    let (curl_login_s, curl_upload_s) = curl?;
     let push_s = push_s?;
     // Both have the reply, and what led to it was told before.
     let events = simulator.events.try_iter().collect::<Vec<_>>();
@@ -202,7 +203,7 @@ fn pair(reflash: &Path, file: &Path, n_run: usize) -> Result<Pair> {
     Ok(Pair {
         push_s,
         received_s,
-        curl_s,
+        curl_s: curl_upload_s,
         curl_received_s,
         curl_login_s,
     })
@@ -302,7 +303,7 @@ fn together(reflash: &Path, n_units: usize, n_runs: usize) -> Result<()> {
     let ideal_s = ideal_s();
     let mut worst_ratio: f64 = 0.0;
     for _ in 0..n_runs {
-        let simulator = Units::start(Command::new(reflash).args(simulate(n_units)), n_units)?;
+        let simulator = Simulated::start(Command::new(reflash).args(simulate(n_units)), n_units)?;
         let runtime = multi_thread()?;
         let cpu_s = cpu_of("self");
         let seconds = runtime.block_on(push_all(&simulator.units))?;
@@ -346,7 +347,7 @@ async fn push_all(units: &[At]) -> Result<Vec<f64>> {
     let image = Image::new(FILE_NAME, sim::firmware::mbin(FILE_LEN, 1));
     let mut logins = JoinSet::new();
     for unit in units {
-        let mut driver = driver(unit, Ways::default())?;
+        let mut driver = driver(unit, &Ways::default())?;
         logins.spawn(async move { driver.prepare(None).await.map(|_| driver) });
     }
     let mut drivers = Vec::new();
@@ -358,10 +359,10 @@ async fn push_all(units: &[At]) -> Result<Vec<f64>> {
         let image = image.clone();
         pushes.spawn(async move {
             let begun = Instant::now();
-            let pushed = driver
+            let verdict = driver
                 .push(&Method::new("http"), &image, &Progress::default())
                 .await;
-            pushed.map(|_| begun.elapsed().as_secs_f64())
+            verdict.map(|_| begun.elapsed().as_secs_f64())
         });
     }
     let mut seconds = Vec::new();
@@ -384,20 +385,16 @@ fn multi_thread() -> Result<Runtime> {
         .context("starting the runtime")
 }
 
-fn dialer() -> Result<Dialer> {
+fn driver(unit: &At, ways: &Ways) -> Result<Box<dyn Driver>> {
     let networks: IpNet = "127.30.0.0/16".parse()?;
-    Ok(Dialer::new(Networks::new([networks]), None))
-}
-
-fn driver(unit: &At, ways: Ways) -> Result<Box<dyn Driver>> {
     let site = Site {
-        dialer: Arc::new(dialer()?),
+        dialer: Arc::new(Dialer::new(Networks::new([networks]), None)),
         callback: None,
     };
     let ways = Ways {
         http_port: unit.http_port,
         modbus_port: unit.modbus_port,
-        ..ways
+        ..ways.clone()
     };
     let families: Vec<Arc<dyn Family>> = families::all(&site, &ways);
     let family = families
@@ -418,8 +415,8 @@ fn driver(unit: &At, ways: Ways) -> Result<Box<dyn Driver>> {
 // Registers.
 
 /// CPU microseconds of one run: of a look or of a read, as the name says.
+#[expect(clippy::struct_field_names, reason = "units are part of the names")]
 struct Reads {
-    connect_us: f64,
     /// Looks of two reads, three (the usual one) and four.
     looks_us: [f64; 3],
     /// The usual look, everything on one thread.
@@ -438,13 +435,18 @@ impl Reads {
     fn further_read_us(&self) -> f64 {
         (self.looks_us[2] - self.looks_us[0]) / 2.0
     }
+
+    /// What a look costs besides its reads: the connection, and the neighbour table.
+    fn around_us(&self) -> f64 {
+        self.looks_us[1] - 3.0 * self.further_read_us()
+    }
 }
 
 fn modbus(n_looks: u32, n_runs: usize, python: &Path, peer: &Path) -> Result<()> {
     let itself = std::env::current_exe().context("finding this program")?;
     let unit = |bind: Ipv4Addr, more: &[&str]| {
         let bind = bind.to_string();
-        Units::start(
+        Simulated::start(
             Command::new(&itself)
                 .args(["komfovent", "unit", "--bind", &bind])
                 .args(more),
@@ -461,7 +463,6 @@ fn modbus(n_looks: u32, n_runs: usize, python: &Path, peer: &Path) -> Result<()>
     let mut runs = Vec::new();
     for _ in 0..n_runs {
         let reads = Reads {
-            connect_us: connects(&many, &with_panel.units[0], n_looks)?,
             looks_us: [
                 looks(&many, &without_panel, false, n_looks, 2)?,
                 looks(&many, &with_panel, false, n_looks, 3)?,
@@ -481,7 +482,6 @@ fn modbus(n_looks: u32, n_runs: usize, python: &Path, peer: &Path) -> Result<()>
     let read_us = middle(&Reads::read_us);
     let peer_us = middle(&|reads| reads.peer_us[0]);
     let middle = Reads {
-        connect_us: middle(&|reads| reads.connect_us),
         looks_us: [0, 1, 2].map(|idx| middle(&|reads| reads.looks_us[idx])),
         one_thread_look_us: middle(&|reads| reads.one_thread_look_us),
         peer_us: [0, 1, 2].map(|idx| middle(&|reads| reads.peer_us[idx])),
@@ -500,22 +500,28 @@ fn told(reads: &Reads) -> String {
     let [one, each, asyncio] = reads.peer_us;
     format!(
         "a look of 2 / 3 / 4 reads {two:.1} / {three:.1} / {four:.1} us (3 on one thread {:.1}), so a read of the usual 3 {:.1} us, \
-         a further one {:.1} us; only connecting {:.1} us; pymodbus a read {one:.1} us, with a connection a look {each:.1} us, asyncio {asyncio:.1} us",
+         a further one {:.1} us, all but the reads {:.1} us; pymodbus a read {one:.1} us, with a connection a look {each:.1} us, asyncio {asyncio:.1} us",
         reads.one_thread_look_us,
         reads.read_us(),
         reads.further_read_us(),
-        reads.connect_us,
+        reads.around_us(),
     )
 }
 
 /// CPU of one look, microseconds.
-fn looks(runtime: &Runtime, simulator: &Units, stop_unit: bool, n_looks: u32, n_reads: u64) -> Result<f64> {
+fn looks(
+    runtime: &Runtime,
+    simulator: &Simulated,
+    stop_unit: bool,
+    n_looks: u32,
+    n_reads: u64,
+) -> Result<f64> {
     let ways = Ways {
         modbus_spacing: Duration::ZERO,
         stop_unit,
         ..Ways::default()
     };
-    let mut driver = driver(&simulator.units[0], ways)?;
+    let mut driver = driver(&simulator.units[0], &ways)?;
     let n_read = simulator.reads()?;
     let cpu_s = cpu_of("self");
     let mut tasks = JoinSet::new();
@@ -542,31 +548,8 @@ fn looks(runtime: &Runtime, simulator: &Units, stop_unit: bool, n_looks: u32, n_
     Ok(cpu_s * 1e6 / f64::from(n_looks))
 }
 
-/// CPU of one connection to the unit that is closed again, microseconds.
-fn connects(runtime: &Runtime, unit: &At, n_looks: u32) -> Result<f64> {
-    let dialer = dialer()?;
-    let address = SocketAddr::from((unit.ip, unit.modbus_port));
-    let cpu_s = cpu_of("self");
-    let mut tasks = JoinSet::new();
-    tasks.spawn_on(
-        async move {
-            for _ in 0..n_looks {
-                dialer.tcp(address, TcpOptions::default(), LIMIT).await?;
-            }
-            anyhow::Ok(())
-        },
-        runtime.handle(),
-    );
-    let connected = runtime.block_on(tasks.join_next());
-    let cpu_s = cpu_of("self") - cpu_s;
-    connected
-        .context("nothing was started")?
-        .context("a connection panicked")??;
-    Ok(cpu_s * 1e6 / f64::from(n_looks))
-}
-
 /// CPU of one read of the peer, microseconds.
-fn peer_read(python: &Path, peer: &Path, simulator: &Units, n_looks: u32, how: &str) -> Result<f64> {
+fn peer_read(python: &Path, peer: &Path, simulator: &Simulated, n_looks: u32, how: &str) -> Result<f64> {
     let unit = &simulator.units[0];
     let n_read = simulator.reads()?;
     let output = Command::new(python)
@@ -622,14 +605,14 @@ struct At {
 }
 
 /// Simulated units in a process of their own; dropping this ends them.
-struct Units {
+struct Simulated {
     child: Child,
     events: Receiver<Value>,
     reader: Option<JoinHandle<()>>,
     units: Vec<At>,
 }
 
-impl Units {
+impl Simulated {
     /// Starts `command`, and waits until that many units answer.
     fn start(command: &mut Command, n_units: usize) -> Result<Self> {
         let mut child = command
@@ -703,7 +686,7 @@ impl At {
     }
 }
 
-impl Drop for Units {
+impl Drop for Simulated {
     fn drop(&mut self) {
         // It may have ended by itself, and then there is nothing to end.
         let _ = self.child.kill();
