@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-# CPU seconds and MB: issue 2, "Speed and size".
+# CPU seconds and MB.
 LIMITS = {"release": (500, 20), "dist": (None, 15)}
 
 

@@ -5,6 +5,7 @@
     reason = "a measurement is printed"
 )]
 
+mod komfovent;
 mod many;
 mod proxy;
 mod round_trip;
@@ -39,6 +40,8 @@ enum What {
     CallBacks(many::Arguments),
     /// 250 devices, 1 MiB each: CPU and memory.
     Fleet(many::Arguments),
+    /// Ventilation units: uploads, and what a Modbus read costs.
+    Komfovent(komfovent::Arguments),
     #[command(hide = true)]
     PushAll(many::PushArguments),
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         What::ProxyCheck(arguments) => round_trip::check(&arguments),
         What::CallBacks(arguments) => many::run(&cli.reflash, &arguments, many::Job::CallBacks),
         What::Fleet(arguments) => many::run(&cli.reflash, &arguments, many::Job::Fleet),
+        What::Komfovent(arguments) => komfovent::run(&cli.reflash, &arguments),
         What::PushAll(_) => Ok(()),
     };
     println!("load average at the end: {}", system::load_average());

@@ -18,7 +18,7 @@ use support::{Ended, IMAGE_LEN, PASSWORD, PASSWORD_ENV, Rig, chip, run, sha256};
 
 /// Rows under way at once: most of them only wait.
 const N_AT_ONCE: usize = 16;
-/// A device that answers nonsense may cost this much (issue 2, bad input) ...
+/// A device that answers nonsense may cost this much ...
 const NONSENSE_WITHIN: Duration = Duration::from_secs(5);
 /// ... and starting the program on a busy machine this much.
 const STARTING: Duration = Duration::from_secs(3);

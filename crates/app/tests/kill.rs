@@ -326,7 +326,7 @@ async fn a_second_interrupt_stops_the_watching_and_the_next_command_settles_it()
     running.interrupt();
     let left = running.end().await;
     assert_eq!(left.code, Some(1), "{left:#?}");
-    assert!(left.stderr.contains("the same command again"), "{left:#?}");
+    assert!(left.stdout.contains("unverified (not watched)"), "{left:#?}");
     let (ended, looks) = again(&rig, Some("1.1")).await;
     ended.is("updated", 0);
     assert_eq!((rig.n_pushes(), looks), (1, None));

@@ -170,6 +170,24 @@ fn fenced_or(other: fn(JournalError) -> RunError) -> impl Fn(JournalError) -> Ru
     }
 }
 
+/// Faults of a driver; those of mere looks are expected while a device restarts.
+fn log_fault(seen: &Seen, job: JobId) {
+    match seen {
+        Seen::Checked(Err(fault)) | Seen::Prepared(Err(fault)) | Seen::Undone(Err(fault)) => {
+            tracing::warn!(%job, reason = fault.reason.name(), text = fault.text, "the device could not be used");
+        }
+        Seen::Pushed {
+            result: Err(fault), ..
+        } => {
+            tracing::warn!(%job, reason = fault.reason.name(), text = fault.text, "the push did not end in a yes");
+        }
+        Seen::Looked(Err(fault)) => {
+            tracing::debug!(%job, text = fault.text, "the device did not answer a look");
+        }
+        _ => {}
+    }
+}
+
 fn is_away(job: &Job) -> bool {
     matches!(job.phase, Phase::Watching { gone_at: Some(_), .. })
 }
@@ -180,7 +198,7 @@ fn state_of(job: &Job) -> Value {
 
 impl Run<'_> {
     async fn go(mut self, mut act: Act) -> Result<Finished, RunError> {
-        (self.work.report)(Report::Phase(&self.job));
+        self.tell_phase();
         loop {
             if act == Act::Finish {
                 self.commit("finished", json!(self.job.outcome()), true).await?;
@@ -195,6 +213,7 @@ impl Run<'_> {
                 None => self.perform(act).await?,
             };
             let before = self.job.phase.name();
+            log_fault(&seen, self.id);
             let was_away = is_away(&self.job);
             let pushed = matches!(seen, Seen::Pushed { .. });
             let now = self.engine.clock.now();
@@ -202,7 +221,7 @@ impl Run<'_> {
             self.job = job;
             act = next_act;
             if self.job.phase.name() != before {
-                (self.work.report)(Report::Phase(&self.job));
+                self.tell_phase();
             }
             // The intent is stored by its own act; the end by the last one.
             let stored_by_act = matches!(act, Act::CommitUndo | Act::CommitIntent | Act::Push | Act::Finish);
@@ -213,6 +232,19 @@ impl Run<'_> {
                 self.commit(step, json!(self.job.evidence), false).await?;
             }
         }
+    }
+
+    fn tell_phase(&self) {
+        let (job, device, phase) = (self.id, &self.lease.device, self.job.phase.name());
+        match self.job.outcome() {
+            Some(outcome) => tracing::info!(
+                %job, %device, outcome = outcome.ending.name(), reason = outcome.reason, "the job has ended"
+            ),
+            None => {
+                tracing::info!(%job, %device, phase, n_pushes = self.job.n_pushes, "the job entered a phase");
+            }
+        }
+        (self.work.report)(Report::Phase(&self.job));
     }
 
     /// Whether a cancel has come that the job has not been told of.
@@ -347,6 +379,8 @@ impl Run<'_> {
         let mut stop = self.work.stop.clone();
         let report = self.work.report;
         let mut cancel_seen = self.cancel_seen;
+        let mut left = self.work.stop.clone();
+        let job = self.job.clone();
         let push = self.work.driver.push(&method, self.work.image, &progress);
         let mut push = pin!(guarded(self.engine, self.lease, push));
         let mut samples = interval(SAMPLE_EVERY);
@@ -368,6 +402,10 @@ impl Run<'_> {
                     if changed.is_ok() && !progress.cancel() {
                         report(Report::TooLate);
                     }
+                }
+                // The push is dropped with its connection; the journal has its intent, and the next command looks.
+                Ok(_) = left.wait_for(|stop| *stop == Stop::Leave), if progress.phase() == PushPhase::LastByte => {
+                    return Err(RunError::Left(Box::new(job)));
                 }
             }
         };

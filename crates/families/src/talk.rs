@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use model::chain::chain;
 use model::family::{Fault, FaultKind, Reach, Reason};
-use net::http::{UploadError, UploadReason};
+use net::DialError;
+use net::http::{AskError, UploadError, UploadReason};
 
 /// The address of a service of a device.
 pub(crate) fn endpoint(address: IpAddr, port: u16) -> SocketAddr {
@@ -17,6 +18,16 @@ pub(crate) fn host_header(device: SocketAddr) -> String {
         device.ip().to_string()
     } else {
         device.to_string()
+    }
+}
+
+/// What it means that a question got no reply: an error of this machine is not the device's.
+pub(crate) fn no_reply(error: &AskError) -> (FaultKind, Reason) {
+    match error {
+        AskError::NotHttp { .. } => (FaultKind::Refused, Reason::NotUnderstood),
+        AskError::Dial(DialError::NotAllowed { .. } | DialError::Bind { .. } | DialError::Io { .. })
+        | AskError::NotAsked { .. } => (FaultKind::Refused, Reason::Local),
+        _ => (FaultKind::Unreachable, Reason::NoAnswer),
     }
 }
 

@@ -251,7 +251,7 @@ fn broken(fault: &Fault, away: Away, label: &Label) -> Outcome {
     let (text, next_step) = if lost {
         (
             format!("{} The device was seen to run what it ran before.", fault.text),
-            "Move the device nearer to its access point, or try --pace stop-and-wait; then push again.",
+            "Move the device nearer to its access point, then push again.",
         )
     } else {
         (
@@ -305,7 +305,7 @@ fn no_return() -> Outcome {
         Ending::Unverified,
         "no return",
         "The device has not come back since the push.",
-        "Look at its power and its Wi-Fi. When it is back, run the same command again: it looks first. If it stays away, it needs a cable.",
+        "Look at its power and its Wi-Fi. When it is back, look what it runs before you push again. If it stays away, it needs a cable.",
     )
 }
 

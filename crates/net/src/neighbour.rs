@@ -15,7 +15,7 @@ const PUBLISHED: u32 = 0x08;
 ///
 /// Ask right after something was received from the host: only then is the entry known to be there and fresh.
 pub fn neighbour(address: IpAddr) -> Option<[u8; 6]> {
-    let mut table = String::new();
+    let mut table = String::with_capacity(16 * 1024);
     std::fs::File::open(TABLE)
         .ok()?
         .take(TABLE_MAX_LEN)

@@ -377,7 +377,7 @@ fn conclude(actors: &[Actor], results: Vec<Result<Pushed, Trouble>>) -> Exit {
                         explained,
                         "\n{}\n  {}",
                         actor.name,
-                        show::safe(&pushed.outcome.text)
+                        show::wrapped(&show::safe(&pushed.outcome.text), 2, 80)
                     );
                     if let Some(next_step) = &pushed.outcome.next_step {
                         let _ = writeln!(

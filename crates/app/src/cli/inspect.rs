@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> Exit {
                     Exit::Failed
                 };
                 if arguments.json {
-                    reports.push(json!({ "file": path, "accepted": false, "error": trouble.what, "next_step": trouble.next_step }));
+                    reports.push(json!({ "file": path.to_string_lossy(), "accepted": false, "error": trouble.what, "next_step": trouble.next_step }));
                 } else {
                     tell(&trouble);
                 }

@@ -1,5 +1,4 @@
 //! The command line.
-#![expect(clippy::print_stderr, reason = "this is where the program talks to its user")]
 
 mod demo;
 mod inspect;
@@ -122,7 +121,8 @@ fn say_json(value: &serde_json::Value) {
 fn tell(trouble: &Trouble) -> Exit {
     // What is told may hold names of files, which may hold anything.
     let (what, next_step) = (show::safe(&trouble.what), show::safe(&trouble.next_step));
-    eprintln!("error: {what}\n  next: {next_step}");
+    // A reader that is gone must not turn an error into a crash.
+    let _ = writeln!(std::io::stderr(), "error: {what}\n  next: {next_step}");
     trouble.exit
 }
 

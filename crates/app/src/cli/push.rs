@@ -123,7 +123,7 @@ fn family_names() -> Vec<&'static str> {
 /// Pushes.
 pub(crate) async fn run(arguments: PushArguments) -> Result<Exit, Trouble> {
     let json = arguments.json;
-    match push(arguments).await {
+    match Box::pin(push(arguments)).await {
         Err(trouble) if json => {
             let result = json!({
                 "outcome": "failed", "reason": "this machine", "text": trouble.what, "next_step": trouble.next_step,

@@ -16,6 +16,8 @@ use crate::error::Trouble;
 
 /// How often a device is asked who it is before it counts as silent. It does not answer while it still drops a broken push.
 const IDENTITY_LOOKS: u32 = 3;
+/// How long a device counts as missing after an unproven push, milliseconds (a day: RELIABILITY.md F50).
+const MISSED_FOR_MS: i64 = 86_400_000;
 /// Pause between two of these looks.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
@@ -129,6 +131,41 @@ impl Bench {
     }
 
     /// The outcome where nobody at the address told who it is. Nothing was sent.
+    /// Whether the device that was here a short while ago is missing since an unproven push, and another one stands here.
+    ///
+    /// Its owner would think that he pushes to the first one again.
+    pub(super) async fn missing_device(
+        &self,
+        request: &Request,
+        known: &Known,
+        now_ms: i64,
+    ) -> Result<Option<Outcome>, Trouble> {
+        let rows = self
+            .store
+            .devices_at(request.address)
+            .await
+            .map_err(|e| storing(&e))?;
+        let Some(last) = rows.first().filter(|row| row.id != known.id) else {
+            return Ok(None);
+        };
+        let record = self.store.installed(&last.id).await.map_err(|e| storing(&e))?;
+        let is_missing = record.is_some_and(|record| record.digest.is_none());
+        if !is_missing || now_ms - last.seen_wall_ms > MISSED_FOR_MS {
+            return Ok(None);
+        }
+        let (last, here) = (&last.id, &known.id);
+        Ok(Some(Outcome::because(
+            Ending::Refused,
+            Reason::OtherDevice.name(),
+            format!(
+                "{here} answers at this address; {last}, which was here, is missing since a push that was not proven."
+            ),
+            format!(
+                "Find {last} first. If {here} is the one you mean, push to it at another address or in a day."
+            ),
+        )))
+    }
+
     async fn not_identified(&self, request: &Request, fault: &Fault) -> Outcome {
         let mut outcome = before_first_byte(fault);
         if fault.reason == Reason::NotUnderstood {
@@ -247,7 +284,7 @@ fn refused_by_inspection(candidates: &[Candidate], permits: &Permits) -> Option<
     ))
 }
 
-fn refused_file(request: &Request, outcome: Outcome) -> Pushed {
+pub(super) fn refused_file(request: &Request, outcome: Outcome) -> Pushed {
     let info = ImageInfo {
         version_source: model::image::VersionSource::Image,
         family: None,

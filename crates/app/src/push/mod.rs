@@ -17,14 +17,14 @@ use model::id::DeviceId;
 use model::image::{Image, ImageInfo, MAX_IMAGE_LEN_BYTES};
 use model::installed::Installed;
 use model::job::{Job, Order, Proof};
-use model::outcome::{Outcome, before_first_byte};
+use model::outcome::{Ending, Outcome, before_first_byte};
 use model::precheck::Permits;
 use net::Site;
 use secrecy::SecretString;
 use store::Store;
 use tokio::sync::watch;
 
-use self::identify::{Known, look};
+use self::identify::{Known, look, refused_file};
 use crate::error::{Exit, Trouble};
 
 /// What is to be pushed where, and what its owner permits.
@@ -102,8 +102,8 @@ pub(crate) fn read_image(path: &Path) -> Result<Image, Trouble> {
             "Check the name of the file and who may read it.",
         )
     };
-    let file = std::fs::File::open(path).map_err(|error| not_read(&error))?;
-    let metadata = file.metadata().map_err(|error| not_read(&error))?;
+    // Looked at before it is opened: opening a pipe that nobody writes to waits for ever.
+    let metadata = std::fs::metadata(path).map_err(|error| not_read(&error))?;
     if !metadata.is_file() {
         return Err(Trouble::new(
             Exit::Failed,
@@ -111,6 +111,7 @@ pub(crate) fn read_image(path: &Path) -> Result<Image, Trouble> {
             "Name the firmware image itself.",
         ));
     }
+    let file = std::fs::File::open(path).map_err(|error| not_read(&error))?;
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(MAX_IMAGE_LEN_BYTES)).unwrap_or(0));
     std::io::Read::read_to_end(
         &mut std::io::Read::take(file, MAX_IMAGE_LEN_BYTES + 1),
@@ -138,11 +139,20 @@ impl Bench {
         news: &(dyn Fn(News<'_>) + Send + Sync),
         stop: watch::Receiver<Stop>,
     ) -> Result<Pushed, Trouble> {
-        let known = match self.identify(request, news).await? {
+        let mut cancelled = stop.clone();
+        // Identifying only reads: dropping it in the middle changes nothing at the device.
+        let identified = tokio::select! {
+            identified = self.identify(request, news) => identified?,
+            Ok(_) = cancelled.wait_for(|stop| *stop >= Stop::Cancel) => return Ok(cancelled_early(request)),
+        };
+        let known = match identified {
             Ok(known) => known,
             Err(refused) => return Ok(*refused),
         };
         let now = self.engine.clock().now().wall_ms;
+        if let Some(outcome) = self.missing_device(request, &known, now).await? {
+            return Ok(without_job(outcome, known.info));
+        }
         self.store
             .upsert_device(&known.id, request.address, None, now)
             .await
@@ -258,12 +268,12 @@ impl Bench {
             report: &report,
             stop,
         };
-        let finished = self
-            .engine
-            .run(lease, work, Start::New(Box::new(order)))
-            .await
-            .map_err(|error| not_run(&error))?;
-        let mut warnings = Vec::new();
+        let finished = match self.engine.run(lease, work, Start::New(Box::new(order))).await {
+            Ok(finished) => finished,
+            Err(RunError::Left(job)) => return Ok(left(*job, known.info.clone())),
+            Err(error) => return Err(not_run(&error)),
+        };
+        let mut warnings: Vec<String> = label_warning(&finished.job).into_iter().collect();
         if let Some(error) = &finished.unrecorded {
             warnings.push(format!("The result could not be recorded: {}.", chain(error)));
         }
@@ -388,6 +398,22 @@ fn without_job(outcome: Outcome, info: ImageInfo) -> Pushed {
     }
 }
 
+/// Where only the file name tells a version, and the device now reports another one.
+fn label_warning(job: &Job) -> Option<String> {
+    let image = &job.order.image;
+    let (None, Some(hint)) = (&image.versions, &image.hint) else {
+        return None;
+    };
+    let after = &job.evidence.after.as_ref()?.snapshot.versions;
+    let moved = job
+        .evidence
+        .before
+        .as_ref()
+        .is_some_and(|before| before.snapshot.versions != *after);
+    (moved && after != hint)
+        .then(|| format!("The file name says {hint}, and the device now reports {after}."))
+}
+
 fn of_job(finished: Finished, info: ImageInfo, warnings: Vec<String>) -> Pushed {
     let outcome = finished
         .job
@@ -401,6 +427,34 @@ fn of_job(finished: Finished, info: ImageInfo, warnings: Vec<String>) -> Pushed 
         method,
         job: Some(finished.job),
         warnings,
+    }
+}
+
+/// Stopped while nothing but questions had been sent.
+fn cancelled_early(request: &Request) -> Pushed {
+    let outcome = Outcome::because(
+        Ending::Cancelled,
+        "cancelled",
+        "Cancelled before anything was sent.",
+        "Push again when you like.",
+    );
+    refused_file(request, outcome)
+}
+
+/// The job as it stood when its owner stopped watching.
+fn left(job: Job, info: ImageInfo) -> Pushed {
+    let outcome = Outcome::because(
+        Ending::Unverified,
+        "not watched",
+        "You stopped watching before the end was known: the device may run either image.",
+        "Run the same command again: it looks first what became of this push.",
+    );
+    Pushed {
+        outcome,
+        info,
+        method: Some(job.order.method.clone()),
+        job: Some(job),
+        warnings: Vec::new(),
     }
 }
 

@@ -12,14 +12,14 @@ use model::image::Image;
 use model::progress::Progress;
 use model::version::Versions;
 use net::Site;
-use net::http::{self, Ask, AskError, Limits, Reply};
+use net::http::{self, Ask, Limits, Reply};
 use proto::esp_image::Chip;
 
 use super::status::Status;
 use crate::Ways;
 use crate::esp::image::FIRMWARE;
 use crate::esp::{ESPOTA, HTTP, Memory, espota, web_update};
-use crate::talk::{endpoint, host_header};
+use crate::talk::{endpoint, host_header, no_reply};
 
 /// What an answer may cost.
 const LIMITS: Limits = Limits::USUAL;
@@ -65,10 +65,7 @@ impl IrRemoteDriver {
         http::ask(&self.site.dialer, web, &host, ask, LIMITS)
             .await
             .map_err(|error| {
-                let (kind, reason) = match &error {
-                    AskError::NotHttp { .. } => (FaultKind::Refused, Reason::NotUnderstood),
-                    _ => (FaultKind::Unreachable, Reason::NoAnswer),
-                };
+                let (kind, reason) = no_reply(&error);
                 Fault::before_push(
                     kind,
                     reason,

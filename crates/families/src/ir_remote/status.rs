@@ -129,7 +129,7 @@ fn uptime(value: &Value) -> Option<Duration> {
         .map(Duration::from_secs)
 }
 
-/// A MAC address without its separators; none where it is not one, or all zeros.
+/// A MAC address without its separators; none where it is not one, all zeros, or that of a group.
 fn normal_mac(text: &str) -> Option<String> {
     let digits: String = text
         .chars()
@@ -137,7 +137,12 @@ fn normal_mac(text: &str) -> Option<String> {
         .collect::<String>()
         .to_lowercase();
     let is_mac = digits.len() == 12 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (is_mac && digits.bytes().any(|byte| byte != b'0')).then_some(digits)
+    // The lowest bit of the first byte marks a group (IEEE 802): no single device has such an address.
+    let is_group = digits
+        .as_bytes()
+        .get(1)
+        .is_some_and(|digit| b"13579bdf".contains(digit));
+    (is_mac && !is_group && digits.bytes().any(|byte| byte != b'0')).then_some(digits)
 }
 
 #[cfg(test)]
@@ -212,6 +217,7 @@ mod tests {
             "a0b1c2d3e4",
             "g0b1c2d3e4f5",
             "a0b1c2d3e4f5a",
+            "ff:ff:ff:ff:ff:ff",
         ] {
             assert_eq!(normal_mac(bad), None, "{bad}");
         }

@@ -11,7 +11,7 @@ use model::family::{Driver, Fault, FaultKind, Method, Notes, Reach, Reason, Targ
 use model::id::DeviceId;
 use model::image::Image;
 use model::progress::{Progress, PushPhase};
-use net::http::{self, Ask, AskError, Limits, Uploaded};
+use net::http::{self, Ask, Limits, Uploaded};
 use net::{DialError, Site};
 use proto::multipart::Multipart;
 use tokio::time::sleep;
@@ -24,7 +24,7 @@ use super::page::{self, Judgement, Page};
 use super::version::{Controller, Panel, Part, Parts};
 use super::{HTTP, PutBack, RESET_ADDRESS, family_id, may_reset};
 use crate::Ways;
-use crate::talk::{endpoint, host_header, unsure, upload_fault};
+use crate::talk::{endpoint, host_header, no_reply, unsure, upload_fault};
 
 /// The page that logs in and takes firmware (PROTOCOLS.md A2, A3).
 const UPDATE_PATH: &str = "/g1.html";
@@ -194,11 +194,7 @@ impl KomfoventDriver {
         let reply = http::ask(&self.site.dialer, web, &host_header(web), ask, LIMITS)
             .await
             .map_err(|error| {
-                let (kind, reason) = match &error {
-                    AskError::NotHttp { .. } => (FaultKind::Refused, Reason::NotUnderstood),
-                    AskError::Dial(DialError::NotAllowed { .. }) => (FaultKind::Refused, Reason::Local),
-                    _ => (FaultKind::Unreachable, Reason::NoAnswer),
-                };
+                let (kind, reason) = no_reply(&error);
                 let text = format!("{method} http://{web}{path}: {}.", chain(&error));
                 Fault::before_push(kind, reason, text)
             })?;

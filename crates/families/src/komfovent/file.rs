@@ -2,6 +2,7 @@
 
 use model::id::FamilyId;
 use model::image::{Image, ImageInfo, Inspection, Override, Refusal, Warning};
+use proto::esp_image::{self, Kind};
 
 use super::version::{Controller, Model, Numbers, Panel, Part, Parts, number};
 
@@ -62,10 +63,15 @@ pub(super) fn inspect(family: &FamilyId, image: &Image) -> Inspection {
         return Inspection::NotMine;
     }
     let name = Name::parse(image.file_name());
-    let refusals: Vec<Refusal> = [name.is_none().then(bad_name), bad_size(image.len_bytes())]
-        .into_iter()
-        .flatten()
-        .collect();
+    let foreign = foreign(image.bytes());
+    let refusals: Vec<Refusal> = [
+        name.is_none().then(bad_name),
+        bad_size(image.len_bytes()),
+        foreign,
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let has_trailer = image.bytes().ends_with(TRAILER);
     let info = ImageInfo {
         version_source: model::image::VersionSource::FileName,
@@ -85,6 +91,27 @@ pub(super) fn inspect(family: &FamilyId, image: &Image) -> Inspection {
     } else {
         Inspection::Refused(info, refusals)
     }
+}
+
+/// The vendor's files are opaque; but what is known to be something else is not one of them.
+fn foreign(bytes: &[u8]) -> Option<Refusal> {
+    let kind = esp_image::read(bytes).kind;
+    // Only what has a mark of its own: opaque bytes may look like anything else.
+    let has_mark = matches!(
+        kind,
+        Kind::Html | Kind::Gzip | Kind::Elf | Kind::Uf2 | Kind::App | Kind::Bootloader | Kind::Merged
+    );
+    if !has_mark {
+        return None;
+    }
+    Some(Refusal {
+        rule: "foreign-content".to_owned(),
+        text: format!(
+            "The file has the name of a Komfovent file, but what is in it is of another kind ({kind})."
+        ),
+        next_step: "Download the vendor's file again.".to_owned(),
+        overriding: Override::Possible,
+    })
 }
 
 fn bad_name() -> Refusal {
@@ -252,5 +279,17 @@ mod tests {
         fn any_name_is_read_without_a_panic(name in "[C6M8P1_0-9.\\PC]{0,60}(\\.mbin)?") {
             let _ = Name::parse(&name);
         }
+    }
+
+    #[test]
+    fn what_carries_the_mark_of_something_else_is_refused() {
+        let html = [b"<!DOCTYPE html><html><body>".to_vec(), vec![b' '; 150_000]].concat();
+        let Inspection::Refused(_, refusals) = inspect(
+            &FamilyId::new("komfovent"),
+            &Image::new("C6_1_5_46_72_P1_1_1_5_48.mbin", html),
+        ) else {
+            panic!("a page is no firmware");
+        };
+        assert_eq!(refusals[0].rule, "foreign-content");
     }
 }

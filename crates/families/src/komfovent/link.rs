@@ -86,7 +86,9 @@ impl<'a> Link<'a> {
 
     /// Asks once.
     pub(super) async fn ask(&mut self, question: Question) -> Result<Answer, LinkError> {
-        sleep_until(self.spacing.next).await;
+        if self.spacing.next > Instant::now() {
+            sleep_until(self.spacing.next).await;
+        }
         self.transaction = self.transaction.wrapping_add(1);
         let exchange = exchange(&mut self.stream, question, self.transaction);
         let result = timeout(ANSWER_WAIT, exchange).await;

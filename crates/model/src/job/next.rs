@@ -345,24 +345,20 @@ fn watched(
     let watch = Act::Watch {
         every: timing.look_every,
     };
-    // What the family knows of where a device that is away may be found.
-    let advice = result.as_ref().err().and_then(|fault| fault.next_step.clone());
     // Somebody else at the address is not our device: it is still away.
-    let seen = result
-        .ok()
-        .filter(|(snapshot, _)| snapshot.id == job.order.device);
-    let Some((snapshot, label)) = seen else {
-        if waited >= timing.back_within {
-            let mut no_return = outcome(&end, Away::Gone, &Label::Unreadable);
-            no_return.next_step = advice.or(no_return.next_step);
-            return conclude(job, no_return);
+    let (snapshot, label) = match result {
+        Ok(seen) if seen.0.id == job.order.device => seen,
+        unseen => {
+            if waited >= timing.back_within {
+                return conclude(job, no_return(&end, &unseen));
+            }
+            job.phase = Phase::Watching {
+                end,
+                since,
+                gone_at: gone_at.or(Some(now)),
+            };
+            return (job, watch);
         }
-        job.phase = Phase::Watching {
-            end,
-            since,
-            gone_at: gone_at.or(Some(now)),
-        };
-        return (job, watch);
     };
     let look = Look { snapshot, at: now };
     let before = job.evidence.before.as_ref();
@@ -449,6 +445,22 @@ fn watched(
         last: look,
     }));
     (job, watch)
+}
+
+/// The outcome of a device that stayed away, with what the last look told of it.
+fn no_return(end: &End, last: &Result<(Snapshot, Label), Fault>) -> Outcome {
+    let mut no_return = outcome(end, Away::Gone, &Label::Unreadable);
+    match last {
+        Ok((stranger, _)) => {
+            no_return.text = format!(
+                "{} Another device answers at its address: {}.",
+                no_return.text, stranger.id
+            );
+        }
+        // What the family knows of where a device that is away may be found.
+        Err(fault) => no_return.next_step = fault.next_step.clone().or(no_return.next_step),
+    }
+    no_return
 }
 
 /// A second push is allowed only after a death in mid-stream without a word from the device, with the old version seen.

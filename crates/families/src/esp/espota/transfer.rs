@@ -17,10 +17,19 @@ use crate::talk::{cancelled, unsure};
 /// How long the device may take from the last byte to its verdict: it flushes, compares the MD5 and checks the whole image
 /// (`tools/espota.py` waits 30 s at a time for the result).
 const VERDICT_WAIT: Duration = Duration::from_secs(30);
+/// How long the device may take from the last byte to its verdict in all, whatever it says in between
+/// (`tools/espota.py` waits 10 times 30 s).
+const VERDICT_LIMIT: Duration = Duration::from_mins(5);
+/// The slowest transfer that is waited for, bytes each second.
+///
+/// Guess: a third of what a flash manages that needs 1.5 s for each 4 KiB; a device that acknowledges for ever must end.
+const SLOWEST_BYTES_PER_S: u64 = 1000;
 /// How long the device may take to close the connection after its last word (it restarts 100 ms after `OK`).
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 /// The most handed to the kernel at once, bytes. Taste: larger than the socket's send buffer gains nothing.
 const SLICE_BYTES: usize = 16 * 1024;
+/// The most reads in a row before anything else is looked at. Taste: a device that floods must not hold us.
+const READS_AT_ONCE: usize = 16;
 
 impl Push<'_> {
     /// Sends the bytes and reads the verdict. The socket stays fully open until then: a half-closed one makes the device abort.
@@ -35,8 +44,7 @@ impl Push<'_> {
             pace: self.pace,
         };
         self.enter(PushPhase::Uploading)?;
-        let mut last_life = Instant::now();
-        let mut last_acked = 0;
+        let mut patience = Patience::new(sending.bytes.len() as u64, Instant::now());
         loop {
             if sending.may_send() {
                 match sending.send(&mut outgoing, self.progress) {
@@ -64,7 +72,7 @@ impl Push<'_> {
             }
             match sending.read(&mut outgoing) {
                 Ok(Read::Nothing) => {}
-                Ok(Read::Some) => last_life = Instant::now(),
+                Ok(Read::Some) => patience.lives(Instant::now()),
                 Ok(Read::End) => return self.judge(&outgoing, &sending, "the device closed the connection"),
                 Err(error) => {
                     return self.judge(&outgoing, &sending, &format!("the connection broke ({error})"));
@@ -79,21 +87,13 @@ impl Push<'_> {
                 }
             }
             let acked = outgoing.acked();
-            if acked > last_acked {
-                last_acked = acked;
-                last_life = Instant::now();
-            }
+            patience.acked(acked, Instant::now());
             self.progress.set_acked_bytes(acked);
             if self.progress.phase() == PushPhase::Cancelled {
                 return Err(cancelled(sending.reach()));
             }
-            let patience = if sending.n_handed == sending.bytes.len() {
-                VERDICT_WAIT
-            } else {
-                STALL_LIMIT
-            };
-            if last_life.elapsed() >= patience {
-                let how = format!("the device took nothing more for {} s", patience.as_secs());
+            let all_handed = sending.n_handed == sending.bytes.len();
+            if let Some(how) = patience.ended(all_handed, Instant::now()) {
                 return self.judge(&outgoing, &sending, &how);
             }
         }
@@ -110,7 +110,9 @@ impl Push<'_> {
         let until = Instant::now() + if said { CLOSE_WAIT } else { DEVICE_STALL };
         loop {
             match sending.read(outgoing) {
-                Ok(Read::Some) => {}
+                // A device that never stops talking is not listened to for longer than a silent one.
+                Ok(Read::Some) if Instant::now() >= until => break,
+                Ok(Read::Some) => tokio::task::yield_now().await,
                 Ok(Read::End) | Err(_) => break,
                 Ok(Read::Nothing) => {
                     // Only waits; nothing is lost when the deadline comes first.
@@ -166,6 +168,60 @@ fn device_error(reach: Reach, text: &str) -> Fault {
         failed_answers: 0,
         said: Some(text.to_owned()),
         next_step: explanation.map(|explanation| explanation.next_step.to_owned()),
+    }
+}
+
+/// How long a device is waited for. Any sign of life prolongs it, but not for ever: acknowledgements prove nothing.
+struct Patience {
+    len_bytes: u64,
+    begun: Instant,
+    last_life: Instant,
+    acked_bytes: u64,
+    /// When the device had every byte.
+    all_acked: Option<Instant>,
+}
+
+impl Patience {
+    fn new(len_bytes: u64, now: Instant) -> Self {
+        Self {
+            len_bytes,
+            begun: now,
+            last_life: now,
+            acked_bytes: 0,
+            all_acked: None,
+        }
+    }
+
+    /// The device has said something.
+    fn lives(&mut self, now: Instant) {
+        self.last_life = now;
+    }
+
+    /// The device's TCP has taken so many bytes.
+    fn acked(&mut self, acked_bytes: u64, now: Instant) {
+        if acked_bytes > self.acked_bytes {
+            self.acked_bytes = acked_bytes;
+            self.lives(now);
+        }
+        if acked_bytes >= self.len_bytes {
+            self.all_acked.get_or_insert(now);
+        }
+    }
+
+    /// Why it is over, if it is.
+    fn ended(&self, all_handed: bool, now: Instant) -> Option<String> {
+        let stall = if all_handed { VERDICT_WAIT } else { STALL_LIMIT };
+        if now.duration_since(self.last_life) >= stall {
+            return Some(format!("the device took nothing more for {} s", stall.as_secs()));
+        }
+        let (since, limit) = if let Some(all_acked) = self.all_acked {
+            (all_acked, VERDICT_LIMIT)
+        } else {
+            let slowest = Duration::from_secs(self.len_bytes / SLOWEST_BYTES_PER_S);
+            (self.begun, slowest + VERDICT_LIMIT)
+        };
+        (now.duration_since(since) >= limit)
+            .then(|| format!("the device went on acknowledging for {} s", limit.as_secs()))
     }
 }
 
@@ -241,7 +297,7 @@ impl Sending<'_> {
     fn read(&mut self, outgoing: &mut Outgoing) -> std::io::Result<Read> {
         let mut buffer = [0; 4096];
         let mut read = Read::Nothing;
-        loop {
+        for _ in 0..READS_AT_ONCE {
             match outgoing.try_read(&mut buffer) {
                 Ok(0) => return Ok(Read::End),
                 Ok(len) => {
@@ -253,5 +309,55 @@ impl Sending<'_> {
                 Err(error) => return Err(error),
             }
         }
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEN: u64 = 1_251_632;
+
+    /// Lets the device say something every second, with so many bytes taken, and returns when it was given up.
+    fn given_up_after(acked_at: impl Fn(u64) -> u64) -> Option<u64> {
+        let begun = Instant::now();
+        let mut patience = Patience::new(LEN, begun);
+        (1..10_000).find(|second| {
+            let now = begun + Duration::from_secs(*second);
+            let acked = acked_at(*second);
+            patience.lives(now);
+            patience.acked(acked, now);
+            patience.ended(acked >= LEN, now).is_some()
+        })
+    }
+
+    #[test]
+    fn a_device_that_acknowledges_for_ever_is_given_up() {
+        assert_eq!(given_up_after(|_| LEN), Some(1 + 300), "all taken, no verdict");
+        assert_eq!(
+            given_up_after(|_| 50_000),
+            Some(1251 + 300),
+            "stopped in the middle"
+        );
+    }
+
+    #[test]
+    fn a_slow_flash_is_waited_for() {
+        // 1.5 s for each 4 KiB (PROTOCOLS.md B1a); then the verdict follows within 20 s.
+        let whole = LEN * 3 / 2 / 4096;
+        let gave_up = given_up_after(|second| (second * 4096 * 2 / 3).min(LEN));
+        assert!(gave_up.unwrap_or(u64::MAX) > whole + 20, "{gave_up:?}");
+    }
+
+    #[test]
+    fn silence_ends_a_transfer_and_the_wait_for_a_verdict() {
+        let begun = Instant::now();
+        let mut patience = Patience::new(LEN, begun);
+        assert_eq!(patience.ended(false, begun + Duration::from_secs(14)), None);
+        assert!(patience.ended(false, begun + Duration::from_secs(15)).is_some());
+        patience.acked(LEN, begun);
+        assert_eq!(patience.ended(true, begun + Duration::from_secs(29)), None);
+        assert!(patience.ended(true, begun + Duration::from_secs(30)).is_some());
     }
 }
