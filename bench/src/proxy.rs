@@ -454,7 +454,14 @@ mod tests {
     fn the_port_of_an_invitation_is_replaced_and_everything_else_kept() {
         let (port, datagram) = rewritten(b"0 45678 3000 48d1\n", 7).unwrap();
         assert_eq!((port, &datagram[..]), (45678, &b"0 7 3000 48d1\n"[..]));
-        for other in [&b"200 abc def\n"[..], b"", b"0", b"0 x 1 2\n", b"\xFF\xFE"] {
+        for other in [
+            &b"200 abc def\n"[..],
+            b"200 45678 3000\n",
+            b"",
+            b"0",
+            b"0 x 1 2\n",
+            b"\xFF\xFE",
+        ] {
             assert_eq!(rewritten(other, 7), None);
         }
     }
