@@ -42,7 +42,8 @@ accept *ARGUMENTS="--workspace":
 
 # The side-by-side benchmarks
 bench *ARGUMENTS:
-    cargo run --release -p bench -- {{ ARGUMENTS }}
+    cargo build --release -p app -p bench
+    target/release/bench {{ ARGUMENTS }}
 
 # How long a release build takes from nothing, in CPU seconds, and how large the program is
 build-cold:
