@@ -59,6 +59,13 @@ pub fn all(site: &Site, ways: &Ways) -> Vec<Arc<dyn Family>> {
     ]
 }
 
+/// One family by its name, with ways of its own; none where there is no such family.
+pub fn named(name: &str, site: &Site, ways: &Ways) -> Option<Arc<dyn Family>> {
+    all(site, ways)
+        .into_iter()
+        .find(|family| family.id().as_str() == name)
+}
+
 /// Parsers of foreign bytes, for `fuzz/` alone.
 #[doc(hidden)]
 pub mod fuzzing {

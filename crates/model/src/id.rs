@@ -70,6 +70,42 @@ impl DeviceId {
             strength: Strength::Weak,
         }
     }
+
+    /// Its MAC address as twelve lower-case hexadecimal digits, where its identity is one.
+    pub fn mac(&self) -> Option<&str> {
+        let is_mac = self.hardware.len() == 12
+            && self
+                .hardware
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        (self.strength == Strength::Hardware && is_mac).then_some(self.hardware.as_str())
+    }
+
+    /// Its name in routes, topics and file names: letters, digits, `-` and `_` only, and no two identities share one.
+    ///
+    /// The MAC address where the identity is one; else the family, one dash (two where the identity is weak) and the identity,
+    /// in which a dot becomes `-` and everything else `_` and its two hexadecimal digits.
+    pub fn key(&self) -> String {
+        if let Some(mac) = self.mac() {
+            return mac.to_owned();
+        }
+        let mut key = self.family.as_str().to_owned();
+        key += match self.strength {
+            Strength::Hardware => "-",
+            Strength::Weak => "--",
+        };
+        for byte in self.hardware.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => key.push(char::from(byte)),
+                b'.' => key.push('-'),
+                other => {
+                    key.push('_');
+                    key += &hex::encode([other]);
+                }
+            }
+        }
+        key
+    }
 }
 
 impl fmt::Display for DeviceId {
@@ -171,5 +207,29 @@ impl fmt::Display for Md5 {
 impl fmt::Debug for Md5 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Md5({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_plain_and_no_two_identities_share_one() {
+        let ir = FamilyId::new("ir-remote");
+        let keys = [
+            (DeviceId::from_hardware(&ir, "a0b1c2d3e4f5"), "a0b1c2d3e4f5"),
+            (DeviceId::weak(&ir, "a0b1c2d3e4f5"), "ir-remote--a0b1c2d3e4f5"),
+            (DeviceId::from_hardware(&ir, "12345"), "ir-remote-12345"),
+            (DeviceId::weak(&ir, "192.168.1.60"), "ir-remote--192-168-1-60"),
+            (DeviceId::weak(&ir, "192-168.1.60"), "ir-remote--192_2d168-1-60"),
+            (
+                DeviceId::weak(&ir, "a/+#_\u{e9}"),
+                "ir-remote--a_2f_2b_23_5f_c3_a9",
+            ),
+        ];
+        for (id, key) in keys {
+            assert_eq!(id.key(), key);
+        }
     }
 }

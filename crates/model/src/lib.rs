@@ -4,9 +4,11 @@
 //! Nothing here opens a socket, reads a clock or knows an async runtime, so every decision can be tested with plain values.
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod chain;
 pub mod device;
 pub mod family;
+pub mod firmware;
 pub mod id;
 pub mod image;
 pub mod installed;
