@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// A device, as far as it is known.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "it is a record of facts for JSON, not a state machine"
+)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceView {
     /// Its key in every route: twelve hexadecimal digits where its identity is a MAC address.
