@@ -102,31 +102,28 @@ mod tests {
     const HOUR_MS: i64 = 3_600_000;
     const WEEK_MS: i64 = 7 * 24 * HOUR_MS;
 
-    fn looked(last_ms: i64, n_failures: u32) -> Option<Looked> {
-        Some(Looked { last_ms, n_failures })
+    fn due_after(name: &str, last_ms: i64, n_failures: u32, now_ms: i64) -> i64 {
+        due_ms(name, Some(Looked { last_ms, n_failures }), WEEK, now_ms)
     }
 
     /// How long after the last look the next one comes, hours, rounded down.
     fn hours(n_failures: u32) -> i64 {
         let last_ms = 1_000 * WEEK_MS;
-        (due_ms("komfovent-C6", looked(last_ms, n_failures), WEEK, last_ms + 1) - last_ms) / HOUR_MS
+        (due_after("komfovent-C6", last_ms, n_failures, last_ms + 1) - last_ms) / HOUR_MS
     }
 
     /// `test_weekly_schedule` of the founding document.
     #[test]
     fn a_feed_is_looked_at_weekly_by_the_wall_clock() {
         let last_ms = 5 * WEEK_MS;
-        let due = due_ms("komfovent-C6", looked(last_ms, 0), WEEK, last_ms + HOUR_MS);
+        let due = due_after("komfovent-C6", last_ms, 0, last_ms + HOUR_MS);
         assert!(due >= last_ms + WEEK_MS, "not before a week is over");
         assert!(
             due <= last_ms + WEEK_MS + WEEK_MS / 20,
             "and then within some hours"
         );
         // Asked again later, also by a program that was started anew, the answer is the same.
-        assert_eq!(
-            due_ms("komfovent-C6", looked(last_ms, 0), WEEK, last_ms + 3 * HOUR_MS),
-            due
-        );
+        assert_eq!(due_after("komfovent-C6", last_ms, 0, last_ms + 3 * HOUR_MS), due);
     }
 
     #[test]
@@ -149,13 +146,13 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_does_not_put_a_look_off_for_years() {
         let now_ms = 10 * WEEK_MS;
-        let due = due_ms("komfovent-C6", looked(500 * WEEK_MS, 0), WEEK, now_ms);
+        let due = due_after("komfovent-C6", 500 * WEEK_MS, 0, now_ms);
         assert!(due <= now_ms + WEEK_MS + WEEK_MS / 20, "{due}");
     }
 
     #[test]
     fn two_feeds_are_not_asked_for_in_the_same_second() {
-        let due = |name| due_ms(name, looked(WEEK_MS, 0), WEEK, WEEK_MS);
+        let due = |name| due_after(name, WEEK_MS, 0, WEEK_MS);
         assert_ne!(due("komfovent-C6") / 1000, due("komfovent-C8") / 1000);
     }
 }

@@ -281,15 +281,17 @@ pub(super) fn words(versions: &Versions) -> String {
     let Some(controller) = parts.controller else {
         return versions.to_string();
     };
-    let mut words = controller.numbers.to_string();
-    for (mark, panel) in [("P", parts.panel), ("P2", parts.second_panel)] {
-        match panel {
-            Part::Absent => {}
-            Part::Unknown => words += &format!(" / {mark} {UNKNOWN}"),
-            Part::Known(panel) => words += &format!(" / {mark} {}", panel.0),
-        }
-    }
-    words
+    let panel = |mark: &str, panel: Part<Panel>| match panel {
+        Part::Absent => None,
+        Part::Unknown => Some(format!("{mark} {UNKNOWN}")),
+        Part::Known(panel) => Some(format!("{mark} {}", panel.0)),
+    };
+    let words = [
+        Some(controller.numbers.to_string()),
+        panel("P", parts.panel),
+        panel("P2", parts.second_panel),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join(" / ")
 }
 
 /// The types of controllers that take a file with these versions.
