@@ -195,21 +195,6 @@ pub fn is_for_another(refusals: &[Refusal]) -> bool {
         .any(|refusal| refusal.overriding == Override::Never)
 }
 
-/// Why an image may not be taken away; none where it may.
-///
-/// `running` are the names of the devices that run it, `back` of those that could go back to it.
-pub fn why_kept(running: &[String], back: &[String]) -> Option<String> {
-    let join = |names: &[String]| names.join(", ");
-    match (running, back) {
-        ([], []) => None,
-        ([], back) => Some(format!("It is the way back of {}.", join(back))),
-        (running, _) => Some(format!(
-            "It is what {} runs: without it there is no way back.",
-            join(running)
-        )),
-    }
-}
-
 /// The digest that a word names in full; none where it is something else.
 pub fn digest(word: &str) -> Option<Sha256> {
     word.trim().to_ascii_lowercase().parse().ok()

@@ -368,13 +368,3 @@ fn a_pin_bars_everything_but_its_image() {
     case.pinned = Some("2");
     case.is_not_offered("newer");
 }
-
-#[test]
-fn an_image_that_is_run_or_gone_back_to_is_kept_and_the_sentence_names_the_devices() {
-    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-    assert_eq!(why_kept(&[], &[]), None);
-    let text = why_kept(&names(&["Hall", "Attic"]), &names(&["Cellar"])).unwrap();
-    assert!(text.contains("Hall, Attic"), "{text}");
-    let text = why_kept(&[], &names(&["Cellar"])).unwrap();
-    assert!(text.contains("way back of Cellar"), "{text}");
-}

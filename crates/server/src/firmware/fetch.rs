@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use model::feed::NamedPart;
 use proto::content_disposition::{self, NoName};
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
@@ -51,8 +52,8 @@ impl Default for Limits {
 /// Whether a name must come with the file, and which names are right.
 #[derive(Clone, Copy)]
 pub(crate) enum Naming {
-    /// The server must name the file, and in this way.
-    Needed(fn(&str) -> bool),
+    /// The server must name the file, and in a way that can be read by this.
+    Needed(fn(&str) -> Option<Vec<NamedPart>>),
     /// The name is known already.
     Known,
 }
@@ -492,7 +493,7 @@ impl Fetcher {
         }
         let file_name = match wanted.naming {
             Naming::Known => None,
-            Naming::Needed(is_right) => Some(name(headers, is_right)?),
+            Naming::Needed(read) => Some(name(headers, read)?),
         };
         let etag = header(headers, &ETAG);
         let bytes = self.read(response, wanted.len_bytes, way).await?;
@@ -610,7 +611,7 @@ fn target(from: &Url, headers: &HeaderMap) -> Result<Url, FetchError> {
         .ok_or(FetchError::NoTarget)
 }
 
-fn name(headers: &HeaderMap, is_right: fn(&str) -> bool) -> Result<String, FetchError> {
+fn name(headers: &HeaderMap, read: fn(&str) -> Option<Vec<NamedPart>>) -> Result<String, FetchError> {
     let mut values = headers.get_all(CONTENT_DISPOSITION).iter();
     let (first, second) = (values.next(), values.next());
     let header = match (first, second) {
@@ -628,7 +629,7 @@ fn name(headers: &HeaderMap, is_right: fn(&str) -> bool) -> Result<String, Fetch
     };
     let name =
         content_disposition::file_name(header.as_bytes()).map_err(|source| FetchError::NoName { source })?;
-    if is_right(&name) {
+    if read(&name).is_some() {
         Ok(name)
     } else {
         Err(FetchError::OtherName { name })

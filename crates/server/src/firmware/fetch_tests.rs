@@ -4,8 +4,8 @@ use crate::firmware::testing::{Site, Step, answer, disposition, head, mbin, serv
 const MODERN: &str = "C6_1_5_46_72_P1_1_1_5_48.mbin";
 const LEN_BYTES: RangeInclusive<u64> = 100 * 1024..=10 * 1024 * 1024;
 
-fn is_vendors(name: &str) -> bool {
-    name.starts_with("C6_") && name.ends_with(".mbin") && !name.contains(' ')
+fn read_name(name: &str) -> Option<Vec<NamedPart>> {
+    (name.starts_with("C6_") && name.ends_with(".mbin") && !name.contains(' ')).then(Vec::new)
 }
 
 /// Bounds that a test can wait for.
@@ -26,7 +26,7 @@ async fn fetch_by(fetcher: &Fetcher, url: &Url, etag: Option<&str>) -> Result<Fe
             url,
             hosts: &Hosts::of([url]),
             len_bytes: &LEN_BYTES,
-            naming: Naming::Needed(is_vendors),
+            naming: Naming::Needed(read_name),
             etag,
         })
         .await
