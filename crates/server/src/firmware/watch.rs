@@ -274,3 +274,7 @@ fn tell(repository: &Repository, path: &Path, text: String) {
         text,
     });
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;
