@@ -3,10 +3,10 @@ use std::sync::{Arc, Mutex};
 
 use model::id::FamilyId;
 
+use super::super::settings::{Index, Settings};
 use super::super::testing::{
     House, Site, Step, answer, app, disposition, head, mbin, mini, serve, serve_tls, unit,
 };
-use super::super::{Index, Settings};
 use super::*;
 
 const MODERN: &str = "C6_1_5_46_72_P1_1_1_5_48.mbin";

@@ -21,7 +21,8 @@ use tokio::task::JoinSet;
 use url::Url;
 
 use super::fetch::{Fetcher, Limits};
-use super::{Added, Repository, Settings, Source};
+use super::settings::Settings;
+use super::{Added, Repository, Source};
 use crate::views::{FirmwareView, OfferView};
 
 /// What the server does, one after the other; then it closes the connection.
@@ -120,7 +121,7 @@ async fn start(
 async fn converse(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     answer: &(impl Fn(&str) -> Vec<Step> + ?Sized),
-    heard: &Mutex<Vec<String>>,
+    asked: &Mutex<Vec<String>>,
 ) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -130,7 +131,7 @@ async fn converse(
         }
     }
     let head = String::from_utf8_lossy(&head).into_owned();
-    heard.lock().unwrap().push(head.clone());
+    asked.lock().unwrap().push(head.clone());
     for step in answer(&head) {
         let sent = match step {
             Step::Send(bytes) => stream.write_all(&bytes).await,

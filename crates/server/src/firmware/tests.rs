@@ -1,7 +1,14 @@
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
+use crate::views::OfferView;
 use model::feed::NamedPart;
+use model::id::FamilyId;
+use model::version::Versions;
+use proto::content_disposition;
+use store::ImageError;
 
+use super::judge::NOTES_MAX_LEN_BYTES;
 use super::testing::{House, app, mbin, mini, unit};
 use super::*;
 

@@ -3,8 +3,8 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::time::Instant;
 
+use super::super::settings::{Pace, Settings};
 use super::super::testing::{House, app, mbin, mini, until};
-use super::super::{Pace, Settings};
 use super::*;
 use crate::views::FirmwareView;
 
