@@ -283,6 +283,11 @@ pub trait Family: Send + Sync {
     /// What kind of file this is, and whether it is fit for devices of this family.
     fn inspect(&self, image: &Image) -> Inspection;
 
+    /// The password that everybody knows, because the vendor ships its devices with it; none where there is none.
+    fn public_password(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Whether a device of this family can be told by asking it; one that tells nothing is only used when it is named.
     fn guessable(&self) -> bool {
         true

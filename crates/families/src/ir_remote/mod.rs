@@ -23,6 +23,9 @@ use crate::esp::{self, ESPOTA, HTTP, image::FIRMWARE};
 /// What one takes in a second, bytes: a fair middle of published rates (PERFORMANCE.md section 3).
 const BYTES_PER_S: u64 = 100_000;
 
+/// What the founding document and the vendor's own client have as the OTA password (PROTOCOLS.md B2).
+const PUBLIC_PASSWORD: &str = "ir_remote_update";
+
 /// The family.
 pub(crate) struct IrRemote {
     site: Site,
@@ -65,6 +68,10 @@ impl Family for IrRemote {
 
     fn title(&self) -> &'static str {
         "IR Remote Mini"
+    }
+
+    fn public_password(&self) -> Option<&'static str> {
+        Some(PUBLIC_PASSWORD)
     }
 
     fn lookouts(&self) -> Vec<Lookout> {

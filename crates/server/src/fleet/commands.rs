@@ -8,7 +8,7 @@ use model::family::{Family, FaultKind};
 use model::id::DeviceId;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
-use store::{FleetRow, InventoryError};
+use store::{FleetRow, InventoryError, RemoveDeviceError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -154,8 +154,8 @@ impl Fleet {
         self.flush().await;
         match self.inner.store.remove_device(&id).await {
             // One that was never reached is in memory only.
-            Ok(()) | Err(InventoryError::UnknownDevice { .. }) => {}
-            Err(error) => return Err(inventory(&error)),
+            Ok(()) | Err(RemoveDeviceError::UnknownDevice { .. }) => {}
+            Err(error) => return Err(removing(&error)),
         }
         let mut state = self.state();
         state.entries.remove(&key);
@@ -420,7 +420,7 @@ impl Fleet {
             .store
             .replace_device(&old, &new)
             .await
-            .map_err(|error| inventory(&error))?;
+            .map_err(|error| removing(&error))?;
         // A password is sealed for one device alone.
         let sealed = {
             let state = self.state();
@@ -595,10 +595,17 @@ fn inventory(error: &InventoryError) -> FleetError {
     match error {
         InventoryError::Store(error) => FleetError::storing(error),
         InventoryError::UnknownDevice { device } => FleetError::unknown(device),
+    }
+}
+
+fn removing(error: &RemoveDeviceError) -> FleetError {
+    match error {
+        RemoveDeviceError::Store(error) => FleetError::storing(error),
+        RemoveDeviceError::UnknownDevice { device } => FleetError::unknown(device),
         other => FleetError::new(
             FleetErrorKind::Conflict,
-            format!("{}.", model::chain::chain(other)),
-            "Let its update end first: the next command for the device settles it.",
+            format!("It cannot go now: {}.", model::chain::chain(other)),
+            "Let its update end first; one that was cut short is settled when the server starts.",
         ),
     }
 }

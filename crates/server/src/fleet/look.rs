@@ -257,7 +257,7 @@ impl Fleet {
         if due.address.is_some() {
             return due.address;
         }
-        let mac = due.id.mac()?;
+        let mac = due.id.mac_bytes()?;
         net::address_of(mac).filter(|address| self.inner.site.dialer.allows(*address))
     }
 

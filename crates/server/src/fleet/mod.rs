@@ -22,7 +22,7 @@ use model::family::Family;
 use model::id::DeviceId;
 use model::inventory::{Places, State as Standing};
 use net::Site;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use store::{FleetRow, Store};
 use tokio::sync::{Notify, broadcast, mpsc};
@@ -202,6 +202,11 @@ impl Fleet {
         Ok(entry.view(&self.inner.repository, &self.facts(&settings, entry), now))
     }
 
+    /// How many devices are known.
+    pub fn n_devices(&self) -> usize {
+        self.state().entries.len()
+    }
+
     /// How many devices stand how; conflicts are counted apart.
     pub fn census(&self) -> (BTreeMap<Standing, usize>, usize) {
         let state = self.state();
@@ -305,12 +310,15 @@ impl Fleet {
             .given_as
             .as_deref()
             .and_then(|host| settings.configured(family, host));
-        let own = entry.row.sealed_password.is_some() || configured.is_some_and(|device| device.password.is_some());
+        let listed = configured.and_then(|device| device.password.as_ref());
         let common = settings.family(family).and_then(|settings| settings.password.as_ref());
+        let sealed = entry.row.sealed_password.is_some();
+        let public = entry.family.public_password();
+        let is_public = |password: &SecretString| public == Some(password.expose_secret());
         Facts {
             configured: configured.is_some(),
-            has_password: own || common.is_some(),
-            default_password: !own && common.is_some_and(crate::secrets::is_public),
+            has_password: sealed || listed.or(common).is_some(),
+            default_password: !sealed && listed.or(common).is_some_and(is_public),
         }
     }
 

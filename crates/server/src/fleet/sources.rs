@@ -273,7 +273,7 @@ impl Fleet {
         let address = candidate
             .address
             .or(known)
-            .or_else(|| net::address_of(candidate.id.as_ref()?.mac()?))
+            .or_else(|| net::address_of(candidate.id.as_ref()?.mac_bytes()?))
             .filter(|address| self.inner.site.dialer.allows(*address));
         let Some(address) = address else {
             if let Some(told) = &candidate.told {

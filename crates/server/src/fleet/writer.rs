@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use model::id::DeviceId;
 use serde_json::Value;
-use store::{FleetRow, InventoryError, Poll, StoreError};
+use store::{FleetRow, InventoryError, Poll, RemoveDeviceError, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::Fleet;
@@ -127,8 +127,15 @@ impl Fleet {
     async fn write_one(&self, write: &Write) -> Result<(), StoreError> {
         match write {
             Write::Row(row) => self.inner.store.put_fleet_row(row).await,
-            Write::Enroll { id, by, at_ms } => past_device(self.inner.store.enroll_by(id, by, *at_ms).await),
-            Write::Forget(id) => past_device(self.inner.store.remove_device(id).await),
+            // A device that is gone in the meantime, or cannot go, is no reason to try again.
+            Write::Enroll { id, by, at_ms } => match self.inner.store.enroll_by(id, by, *at_ms).await {
+                Err(InventoryError::Store(error)) => Err(error),
+                Ok(()) | Err(InventoryError::UnknownDevice { .. }) => Ok(()),
+            },
+            Write::Forget(id) => match self.inner.store.remove_device(id).await {
+                Err(RemoveDeviceError::Store(error)) => Err(error),
+                _ => Ok(()),
+            },
             Write::Event {
                 kind,
                 device,
@@ -164,13 +171,5 @@ impl Fleet {
         if let Err(error) = self.write_event(kind, None, detail, self.wall_ms()).await {
             tracing::warn!(error = %model::chain::chain(&error), kind, "an event could not be stored");
         }
-    }
-}
-
-/// A device that is gone, or cannot go, in the meantime is no reason to try again.
-fn past_device(result: Result<(), InventoryError>) -> Result<(), StoreError> {
-    match result {
-        Err(InventoryError::Store(error)) => Err(error),
-        _ => Ok(()),
     }
 }
