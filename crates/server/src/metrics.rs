@@ -81,15 +81,33 @@ impl Metrics {
         let polls = Family::default();
         registry.register("polls", "Looks at devices", Family::clone(&polls));
         let poll_seconds = Family::new_with_constructor(look_histogram as fn() -> Histogram);
-        registry.register_with_unit("poll", "How long looks take", Unit::Seconds, Family::clone(&poll_seconds));
+        registry.register_with_unit(
+            "poll",
+            "How long looks take",
+            Unit::Seconds,
+            Family::clone(&poll_seconds),
+        );
         let failures = Family::default();
-        registry.register("failures", "Looks that failed, by reason", Family::clone(&failures));
+        registry.register(
+            "failures",
+            "Looks that failed, by reason",
+            Family::clone(&failures),
+        );
         let sightings = Family::default();
         registry.register("sightings", "Sightings, by source", Family::clone(&sightings));
         let scan_seconds = Gauge::default();
-        registry.register_with_unit("scan", "How long the last scan took", Unit::Seconds, scan_seconds.clone());
+        registry.register_with_unit(
+            "scan",
+            "How long the last scan took",
+            Unit::Seconds,
+            scan_seconds.clone(),
+        );
         let scan_answered = Gauge::default();
-        registry.register("scan_answered", "Addresses that answered in the last scan", scan_answered.clone());
+        registry.register(
+            "scan_answered",
+            "Addresses that answered in the last scan",
+            scan_answered.clone(),
+        );
         let scan_failed = Gauge::default();
         registry.register(
             "scan_failed",
@@ -99,7 +117,11 @@ impl Metrics {
         let scans = Counter::default();
         registry.register("scans", "Scans", scans.clone());
         let requests = Family::default();
-        registry.register("requests", "Requests to the API, by status", Family::clone(&requests));
+        registry.register(
+            "requests",
+            "Requests to the API, by status",
+            Family::clone(&requests),
+        );
         Self {
             inner: Arc::new(Inner {
                 registry,
@@ -134,7 +156,10 @@ impl Metrics {
 
     pub(crate) fn failed(&self, family: &str, reason: &'static str) {
         let family = family.to_owned();
-        self.inner.failures.get_or_create(&Failed { family, reason }).inc();
+        self.inner
+            .failures
+            .get_or_create(&Failed { family, reason })
+            .inc();
     }
 
     pub(crate) fn sighted(&self, source: &'static str) {
@@ -162,7 +187,11 @@ impl Metrics {
         let (standings, n_conflicts) = fleet.census();
         text += "# HELP reflash_devices Devices, by how they stand.\n# TYPE reflash_devices gauge\n";
         for (standing, n_devices) in standings {
-            let _ = writeln!(text, "reflash_devices{{state=\"{}\"}} {n_devices}", standing.name());
+            let _ = writeln!(
+                text,
+                "reflash_devices{{state=\"{}\"}} {n_devices}",
+                standing.name()
+            );
         }
         text += "# HELP reflash_device_conflicts Devices in an identity conflict.\n# TYPE reflash_device_conflicts gauge\n";
         let _ = writeln!(text, "reflash_device_conflicts {n_conflicts}");

@@ -103,12 +103,20 @@ impl Fleet {
         };
         let id = entry.row.id.clone();
         let was = entry.presence;
-        let version_was = entry.row.snapshot.as_ref().map(|snapshot| snapshot.versions.clone());
+        let version_was = entry
+            .row
+            .snapshot
+            .as_ref()
+            .map(|snapshot| snapshot.versions.clone());
         let version_is = snapshot.versions.clone();
         let restarted = entry.take(snapshot, now.boot);
         entry.presence = was.answered();
         entry.trouble = None;
-        entry.glances = if how.full { 0 } else { entry.glances.saturating_add(1) };
+        entry.glances = if how.full {
+            0
+        } else {
+            entry.glances.saturating_add(1)
+        };
         let moved = entry.row.address != Some(address);
         entry.row.address = Some(address);
         entry.row.seen_ms = Some(now.wall_ms);
@@ -171,7 +179,11 @@ impl Fleet {
             self.tell(state, "device.enrolled", &id, json!({ "by": by }));
         }
         if restarted {
-            let uptime_s = row.snapshot.as_ref().and_then(|seen| seen.uptime).map(|uptime| uptime.as_secs());
+            let uptime_s = row
+                .snapshot
+                .as_ref()
+                .and_then(|seen| seen.uptime)
+                .map(|uptime| uptime.as_secs());
             self.tell(state, "device.restarted", &id, json!({ "uptime_s": uptime_s }));
         }
         if let Some(version_was) = version_was
@@ -193,7 +205,8 @@ impl Fleet {
         };
         entry.presence = entry.presence.answered();
         let addresses = [known, other];
-        if matches!(&entry.conflict, Some(Conflict::Clones { addresses: already, .. }) if *already == addresses) {
+        if matches!(&entry.conflict, Some(Conflict::Clones { addresses: already, .. }) if *already == addresses)
+        {
             return;
         }
         entry.conflict = Some(Conflict::Clones {
@@ -218,7 +231,8 @@ impl Fleet {
                 until,
             });
             if is_new {
-                let detail = json!({ "kind": "one-address-two-macs", "address": address, "with": with.key() });
+                let detail =
+                    json!({ "kind": "one-address-two-macs", "address": address, "with": with.key() });
                 self.tell(state, "device.conflict", id, detail);
             }
         }
@@ -250,7 +264,12 @@ impl Fleet {
         state.places.forget(&id);
         state.places.restore(&id, address);
         self.keep(&mut state, &row);
-        self.tell(&mut state, "device.conflict-solved", &id, json!({ "address": address }));
+        self.tell(
+            &mut state,
+            "device.conflict-solved",
+            &id,
+            json!({ "address": address }),
+        );
     }
 
     /// A look at a device has failed, or another one has answered in its place.
@@ -292,34 +311,32 @@ impl Fleet {
     pub(super) fn heard(&self, family: &Arc<dyn Family>, told: Snapshot) {
         let now = self.inner.engine.clock().now();
         let mut state = self.state();
-        let key = match told.id.mac() {
-            Some(_) => told.id.key(),
+        let key = match (told.id.mac(), told.uptime) {
             // It does not say which one it is: one that has been up for just as long is the same.
-            None => {
-                let same = told.uptime.and_then(|uptime| {
-                    state
-                        .entries
-                        .values()
-                        .find(|entry| {
-                            entry.row.id.family == told.id.family
-                                && entry.row.address.is_some()
-                                && entry.is_up_for(uptime, now.boot)
-                        })
-                        .map(Entry::key)
+            (None, Some(uptime)) => {
+                let same = state.entries.values().find(|entry| {
+                    entry.row.id.family == told.id.family
+                        && entry.row.address.is_some()
+                        && entry.is_up_for(uptime, now.boot)
                 });
-                match same {
+                let nameless = told.id.key();
+                match same.map(Entry::key) {
                     Some(same) => {
                         // The nameless one was this one all along.
-                        let nameless = told.id.key();
-                        if state.entries.get(&nameless).is_some_and(|entry| entry.row.enrolled_ms.is_none()) {
+                        let forgets = state
+                            .entries
+                            .get(&nameless)
+                            .is_some_and(|entry| entry.row.enrolled_ms.is_none());
+                        if forgets {
                             state.entries.remove(&nameless);
                             state.outbox.push(Write::Forget(told.id.clone()));
                         }
                         same
                     }
-                    None => told.id.key(),
+                    None => nameless,
                 }
             }
+            _ => told.id.key(),
         };
         let is_new = !state.entries.contains_key(&key);
         if is_new {
@@ -371,7 +388,8 @@ impl Fleet {
         for (family, device) in settings.all_configured() {
             let family_id = family.family.id();
             let listed = |entry: &&mut Entry| {
-                entry.row.id.family == family_id && entry.row.given_as.as_deref() == Some(device.host.as_str())
+                entry.row.id.family == family_id
+                    && entry.row.given_as.as_deref() == Some(device.host.as_str())
             };
             let found = state.entries.values_mut().find(listed);
             let entry = if let Some(entry) = found {
@@ -386,7 +404,13 @@ impl Fleet {
                 state.entries.entry(id.key()).or_insert(entry)
             };
             let row = &mut entry.row;
-            let before = (row.name.clone(), row.chip.clone(), row.slot_bytes, row.group.clone(), row.tags.clone());
+            let before = (
+                row.name.clone(),
+                row.chip.clone(),
+                row.slot_bytes,
+                row.group.clone(),
+                row.tags.clone(),
+            );
             row.name = device.name.clone().or_else(|| row.name.take());
             row.chip = device.chip.clone().or_else(|| row.chip.take());
             row.slot_bytes = device.slot_bytes.or(row.slot_bytes);
@@ -397,7 +421,13 @@ impl Fleet {
             row.username = device.username.clone().or_else(|| row.username.take());
             entry.next_look = Instant::now();
             // One that was never reached is kept in memory only: it has no identity yet.
-            let after = (row.name.clone(), row.chip.clone(), row.slot_bytes, row.group.clone(), row.tags.clone());
+            let after = (
+                row.name.clone(),
+                row.chip.clone(),
+                row.slot_bytes,
+                row.group.clone(),
+                row.tags.clone(),
+            );
             if before != after && row.seen_ms.is_some() {
                 let row = row.clone();
                 self.keep(&mut state, &row);
@@ -411,7 +441,8 @@ impl Fleet {
             return;
         }
         let mut state = self.state();
-        if !state.entries.get(&placeholder.key()).is_some_and(|entry| entry.row.seen_ms.is_none()) {
+        let listed = state.entries.get(&placeholder.key());
+        if listed.is_none_or(|entry| entry.row.seen_ms.is_some()) {
             return;
         }
         let Some(listed) = state.entries.remove(&placeholder.key()) else {
@@ -476,9 +507,16 @@ fn poll_of(row: &FleetRow, at_ms: i64, online: bool, restarted: Option<bool>) ->
         sample: restarted.map(|restarted| Sample {
             at_ms,
             online,
-            uptime_s: snapshot.and_then(|seen| seen.uptime).map(|uptime| uptime.as_secs()).filter(|_| online),
-            free_heap_bytes: snapshot.and_then(|seen| seen.health.free_heap_bytes).filter(|_| online),
-            signal_dbm: snapshot.and_then(|seen| seen.health.signal_dbm).filter(|_| online),
+            uptime_s: snapshot
+                .and_then(|seen| seen.uptime)
+                .map(|uptime| uptime.as_secs())
+                .filter(|_| online),
+            free_heap_bytes: snapshot
+                .and_then(|seen| seen.health.free_heap_bytes)
+                .filter(|_| online),
+            signal_dbm: snapshot
+                .and_then(|seen| seen.health.signal_dbm)
+                .filter(|_| online),
             restarted,
         }),
     }

@@ -134,7 +134,7 @@ impl Fleet {
         if let Some(password) = wanted.password {
             self.set_password(&key, Some(password), actor).await?;
         }
-        self.enroll(&[key.clone()], actor).await?;
+        self.enroll(std::slice::from_ref(&key), actor).await?;
         tracing::info!(device = %id, family = %family.id(), actor, "a device was added");
         self.device(&key)
     }
@@ -160,7 +160,12 @@ impl Fleet {
         let mut state = self.state();
         state.entries.remove(&key);
         state.places.forget(&id);
-        self.tell(&mut state, "device.removed", &id, json!({ "by": actor, "name": view.name }));
+        self.tell(
+            &mut state,
+            "device.removed",
+            &id,
+            json!({ "by": actor, "name": view.name }),
+        );
         Ok(())
     }
 
@@ -170,7 +175,11 @@ impl Fleet {
         {
             let state = self.state();
             for id in &ids {
-                if let Some(conflict) = state.entries.get(&id.key()).and_then(|entry| entry.conflict.as_ref()) {
+                if let Some(conflict) = state
+                    .entries
+                    .get(&id.key())
+                    .and_then(|entry| entry.conflict.as_ref())
+                {
                     let conflict = format!("{conflict:?}");
                     tracing::debug!(device = %id, conflict, "not enrolled");
                     return Err(FleetError::new(
@@ -225,7 +234,12 @@ impl Fleet {
     }
 
     /// Changes what its owner says of a device.
-    pub async fn change(&self, named: &str, change: DeviceChange, actor: &str) -> Result<DeviceView, FleetError> {
+    pub async fn change(
+        &self,
+        named: &str,
+        change: DeviceChange,
+        actor: &str,
+    ) -> Result<DeviceView, FleetError> {
         let key = self.id_of(named)?.key();
         let name = match &change.name {
             Some(Some(name)) => Some(Some(text(name)?)),
@@ -237,9 +251,18 @@ impl Fleet {
         }
         let tags = change.tags.map(words).transpose()?;
         let skipped = change.skipped.map(words).transpose()?;
-        let group = change.group.map(|group| group.as_deref().map(text).transpose()).transpose()?;
-        let pinned = change.pinned.map(|pinned| pinned.as_deref().map(text).transpose()).transpose()?;
-        let chip = change.chip.map(|chip| chip.as_deref().map(text).transpose()).transpose()?;
+        let group = change
+            .group
+            .map(|group| group.as_deref().map(text).transpose())
+            .transpose()?;
+        let pinned = change
+            .pinned
+            .map(|pinned| pinned.as_deref().map(text).transpose())
+            .transpose()?;
+        let chip = change
+            .chip
+            .map(|chip| chip.as_deref().map(text).transpose())
+            .transpose()?;
         let username = change
             .username
             .map(|username| username.as_deref().map(text).transpose())
@@ -303,8 +326,13 @@ impl Fleet {
         let key = id.key();
         if let Some(password) = &password {
             let password = password.expose_secret();
-            if password.is_empty() || password.len() > PASSWORD_MAX_BYTES || password.chars().any(char::is_control) {
-                return Err(invalid("A password has 1 to 256 bytes and no control characters."));
+            if password.is_empty()
+                || password.len() > PASSWORD_MAX_BYTES
+                || password.chars().any(char::is_control)
+            {
+                return Err(invalid(
+                    "A password has 1 to 256 bytes and no control characters.",
+                ));
             }
         }
         let sealed = password
@@ -318,7 +346,12 @@ impl Fleet {
         })
         .await?;
         let mut state = self.state();
-        self.tell(&mut state, "device.password", &id, json!({ "by": actor, "set": has_one }));
+        self.tell(
+            &mut state,
+            "device.password",
+            &id,
+            json!({ "by": actor, "set": has_one }),
+        );
         Ok(())
     }
 
@@ -328,7 +361,10 @@ impl Fleet {
         let key = id.key();
         let (family, address, conflict) = {
             let state = self.state();
-            let entry = state.entries.get(&key).ok_or_else(|| FleetError::unknown(named))?;
+            let entry = state
+                .entries
+                .get(&key)
+                .ok_or_else(|| FleetError::unknown(named))?;
             (entry.family.clone(), entry.row.address, entry.conflict.is_some())
         };
         if conflict {
@@ -424,7 +460,10 @@ impl Fleet {
         // A password is sealed for one device alone.
         let sealed = {
             let state = self.state();
-            state.entries.get(&old.key()).and_then(|entry| entry.row.sealed_password.clone())
+            state
+                .entries
+                .get(&old.key())
+                .and_then(|entry| entry.row.sealed_password.clone())
         };
         let row = self
             .inner
@@ -526,10 +565,9 @@ impl Fleet {
     fn name_is_free(&self, name: Option<&str>, except: Option<&str>) -> Result<(), FleetError> {
         let Some(name) = name else { return Ok(()) };
         let state = self.state();
-        let taken = state
-            .entries
-            .values()
-            .find(|entry| entry.name().to_lowercase() == name.to_lowercase() && Some(entry.key().as_str()) != except);
+        let taken = state.entries.values().find(|entry| {
+            entry.name().to_lowercase() == name.to_lowercase() && Some(entry.key().as_str()) != except
+        });
         match taken {
             None => Ok(()),
             Some(entry) => Err(FleetError::new(
@@ -548,7 +586,9 @@ impl Fleet {
                 "Check the spelling, or give its address.",
             )
         })?;
-        let allowed = found.iter().find(|address| self.inner.site.dialer.allows(**address));
+        let allowed = found
+            .iter()
+            .find(|address| self.inner.site.dialer.allows(**address));
         allowed.copied().ok_or_else(|| {
             FleetError::new(
                 FleetErrorKind::Invalid,
@@ -579,7 +619,11 @@ impl Fleet {
 }
 
 fn invalid(text: &str) -> FleetError {
-    FleetError::new(FleetErrorKind::Invalid, text, "Correct the request and send it again.")
+    FleetError::new(
+        FleetErrorKind::Invalid,
+        text,
+        "Correct the request and send it again.",
+    )
 }
 
 fn unknown_family(name: &str, settings: &FleetSettings) -> FleetError {
@@ -615,7 +659,9 @@ fn text(text: &str) -> Result<String, FleetError> {
     let trimmed = text.trim();
     let n_chars = trimmed.chars().count();
     if n_chars == 0 || n_chars > TEXT_MAX_CHARS || trimmed.chars().any(char::is_control) {
-        return Err(invalid("A name, tag, group or version has 1 to 64 printable characters."));
+        return Err(invalid(
+            "A name, tag, group or version has 1 to 64 printable characters.",
+        ));
     }
     Ok(trimmed.to_owned())
 }

@@ -44,7 +44,11 @@ pub(super) enum Conflict {
     /// One identity at two addresses.
     Clones { addresses: [IpAddr; 2], misses: [u8; 2] },
     /// Two identities in turn at one address; it is over when they have kept apart until then.
-    Quarrel { address: IpAddr, with: DeviceId, until: Duration },
+    Quarrel {
+        address: IpAddr,
+        with: DeviceId,
+        until: Duration,
+    },
 }
 
 impl Conflict {
@@ -131,14 +135,18 @@ impl Entry {
     /// The device as its family needs it to decide.
     pub(super) fn device(&self) -> Device {
         let snapshot = self.row.snapshot.as_ref();
-        let mut hardware = snapshot.map(|snapshot| snapshot.hardware.clone()).unwrap_or_default();
+        let mut hardware = snapshot
+            .map(|snapshot| snapshot.hardware.clone())
+            .unwrap_or_default();
         hardware.chip = hardware.chip.or_else(|| self.row.chip.clone());
         Device {
             id: self.row.id.clone(),
             address: self.row.address.unwrap_or(IpAddr::from([0, 0, 0, 0])),
             hardware,
             slot_bytes: self.row.slot_bytes,
-            versions: snapshot.map(|snapshot| snapshot.versions.clone()).unwrap_or_default(),
+            versions: snapshot
+                .map(|snapshot| snapshot.versions.clone())
+                .unwrap_or_default(),
         }
     }
 
@@ -161,7 +169,7 @@ impl Entry {
     }
 
     /// What the API says of it.
-    pub(super) fn view(&self, repository: &Repository, facts: &Facts, now: Duration) -> DeviceView {
+    pub(super) fn view(&self, repository: &Repository, facts: Facts, now: Duration) -> DeviceView {
         let row = &self.row;
         let snapshot = row.snapshot.as_ref();
         let device = self.device();
@@ -245,17 +253,23 @@ impl Entry {
         }
         Some(InstalledView {
             sha256: record.digest.map(|digest| digest.to_string()),
-            name: kept.as_ref().map_or_else(|| record.label.to_string(), |kept| kept.name.clone()),
+            name: kept
+                .as_ref()
+                .map_or_else(|| record.label.to_string(), |kept| kept.name.clone()),
             kept: kept.is_some(),
         })
     }
 
     fn offer(&self, repository: &Repository, device: &Device) -> (Option<OfferView>, bool) {
-        let Some(mut offer) = repository.latest_for(device, &*self.family, self.row.installed.as_ref()) else {
+        let Some(mut offer) = repository.latest_for(device, &*self.family, self.row.installed.as_ref())
+        else {
             return (None, false);
         };
         let named = |word: &String| {
-            *word == offer.sha256 || *word == offer.name || *word == offer.file_name || offer.sha256.starts_with(word.as_str())
+            *word == offer.sha256
+                || *word == offer.name
+                || *word == offer.file_name
+                || offer.sha256.starts_with(word.as_str())
         };
         let why_not = match &self.row.pinned {
             Some(pinned) if !named(pinned) => Some(format!("pinned to {pinned}")),
@@ -267,7 +281,7 @@ impl Entry {
         (Some(offer), offered)
     }
 
-    fn warnings(&self, facts: &Facts) -> Vec<NoteView> {
+    fn warnings(&self, facts: Facts) -> Vec<NoteView> {
         let mut warnings = Vec::new();
         let mut warn = |rule: &str, text: &str| {
             warnings.push(NoteView {

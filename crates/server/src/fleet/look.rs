@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::Fleet;
 use super::arrive::How;
 use super::entry::Conflict;
-use super::Fleet;
 
 /// Looks at once at devices that answered last time. Guess: enough for 1,000 devices in a few seconds.
 const N_PROMPT: usize = 32;
@@ -28,7 +28,7 @@ const AFTER_MISS: Duration = Duration::from_secs(10);
 /// How many looks are mere glances between two full ones.
 const N_GLANCES: u32 = 20;
 /// How long the poller sleeps at most.
-const MAX_SLEEP: Duration = Duration::from_secs(60);
+const MAX_SLEEP: Duration = Duration::from_mins(1);
 
 /// What a look needs to know.
 struct Due {
@@ -96,7 +96,9 @@ impl Fleet {
     fn count_looking(&self) -> (usize, usize) {
         let state = self.state();
         let looking = state.entries.values().filter(|entry| entry.looking);
-        let slow = looking.filter(|entry| is_slow(entry.presence.state(), entry.presence.misses())).count();
+        let slow = looking
+            .filter(|entry| is_slow(entry.presence.state(), entry.presence.misses()))
+            .count();
         (0, slow.min(N_SLOW))
     }
 
@@ -161,7 +163,9 @@ impl Fleet {
     async fn poll_one(&self, due: Due) {
         let began = Instant::now();
         let answered = self.poll_answered(&due).await;
-        self.inner.metrics.polled(due.id.family.as_str(), answered, began.elapsed());
+        self.inner
+            .metrics
+            .polled(due.id.family.as_str(), answered, began.elapsed());
         let mut state = self.state();
         if let Some(entry) = state.entries.get_mut(&due.key) {
             entry.looking = false;
@@ -236,7 +240,9 @@ impl Fleet {
                 // During an update the device is silent, and nothing is wrong with it (RELIABILITY.md F43).
                 let updating = matches!(self.inner.store.open_job(&due.id).await, Ok(Some(_)));
                 if !updating {
-                    self.inner.metrics.failed(due.id.family.as_str(), fault.reason.name());
+                    self.inner
+                        .metrics
+                        .failed(due.id.family.as_str(), fault.reason.name());
                     self.missed(&due.key, &fault);
                 }
                 updating
@@ -251,7 +257,9 @@ impl Fleet {
             && (due.placeholder || due.slow)
         {
             let found = net::resolve(host).await.ok()?;
-            let first = found.into_iter().find(|address| self.inner.site.dialer.allows(*address));
+            let first = found
+                .into_iter()
+                .find(|address| self.inner.site.dialer.allows(*address));
             return first.or(due.address);
         }
         if due.address.is_some() {
@@ -299,7 +307,7 @@ impl Fleet {
         address: IpAddr,
         given_as: Option<&str>,
     ) -> Result<Snapshot, Fault> {
-        family.open(self.target(address, given_as)).glance().await
+        family.open(target(address, given_as)).glance().await
     }
 
     /// Reads everything from a device at an address.
@@ -309,32 +317,38 @@ impl Fleet {
         address: IpAddr,
         given_as: Option<&str>,
     ) -> Result<Snapshot, Fault> {
-        family.open(self.target(address, given_as)).probe().await
+        family.open(target(address, given_as)).probe().await
     }
 
-    fn driver(&self, family: &Arc<dyn Family>, address: IpAddr, given_as: Option<&str>, due: &Due) -> Box<dyn Driver> {
+    fn driver(
+        &self,
+        family: &Arc<dyn Family>,
+        address: IpAddr,
+        given_as: Option<&str>,
+        due: &Due,
+    ) -> Box<dyn Driver> {
         // A weak identity is made of the host: it has to stay the same.
         let given_as = given_as.or(match due.id.strength {
             Strength::Weak if !due.placeholder => Some(due.id.hardware.as_str()),
             _ => None,
         });
-        let mut target = self.target(address, given_as);
+        let mut target = target(address, given_as);
         target.notes = due.notes.clone();
         target.chip.clone_from(&due.chip);
         family.open(target)
     }
+}
 
-    /// A look never logs in and never answers: it gets no password.
-    fn target(&self, address: IpAddr, given_as: Option<&str>) -> Target {
-        Target {
-            address,
-            given_as: given_as.map_or_else(|| address.to_string(), str::to_owned),
-            username: None,
-            secret: None,
-            chip: None,
-            notes: Notes::default(),
-            answers: Arc::new(NoAnswers),
-        }
+/// A look never logs in and never answers: it gets no password.
+fn target(address: IpAddr, given_as: Option<&str>) -> Target {
+    Target {
+        address,
+        given_as: given_as.map_or_else(|| address.to_string(), str::to_owned),
+        username: None,
+        secret: None,
+        chip: None,
+        notes: Notes::default(),
+        answers: Arc::new(NoAnswers),
     }
 }
 

@@ -174,7 +174,11 @@ impl Fleet {
                 }
             }
         }
-        *self.inner.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        *self
+            .inner
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
         self.place_configured();
         self.inner.resettle.notify_one();
         self.inner.wake.notify_one();
@@ -188,7 +192,7 @@ impl Fleet {
         state
             .entries
             .values()
-            .map(|entry| entry.view(&self.inner.repository, &self.facts(&settings, entry), now))
+            .map(|entry| entry.view(&self.inner.repository, facts(&settings, entry), now))
             .collect()
     }
 
@@ -199,7 +203,7 @@ impl Fleet {
         let state = self.state();
         let key = find(&state, named)?;
         let entry = &state.entries[&key];
-        Ok(entry.view(&self.inner.repository, &self.facts(&settings, entry), now))
+        Ok(entry.view(&self.inner.repository, facts(&settings, entry), now))
     }
 
     /// How many devices are known.
@@ -210,7 +214,8 @@ impl Fleet {
     /// How many devices stand how; conflicts are counted apart.
     pub fn census(&self) -> (BTreeMap<Standing, usize>, usize) {
         let state = self.state();
-        let mut standings: BTreeMap<Standing, usize> = Standing::ALL.iter().map(|&standing| (standing, 0)).collect();
+        let mut standings: BTreeMap<Standing, usize> =
+            Standing::ALL.iter().map(|&standing| (standing, 0)).collect();
         let mut n_conflicts = 0;
         for entry in state.entries.values() {
             *standings.entry(entry.presence.state()).or_default() += 1;
@@ -220,7 +225,12 @@ impl Fleet {
     }
 
     /// The health history of a device, the latest first.
-    pub async fn health(&self, named: &str, since_ms: i64, limit: u32) -> Result<Vec<HealthView>, FleetError> {
+    pub async fn health(
+        &self,
+        named: &str,
+        since_ms: i64,
+        limit: u32,
+    ) -> Result<Vec<HealthView>, FleetError> {
         let id = self.id_of(named)?;
         self.flush().await;
         let samples = self.inner.store.samples(&id, since_ms, limit).await;
@@ -303,25 +313,6 @@ impl Fleet {
         (own.or_else(common), row.and_then(|row| row.given_as.clone()))
     }
 
-    fn facts(&self, settings: &FleetSettings, entry: &Entry) -> Facts {
-        let family = entry.row.id.family.as_str();
-        let configured = entry
-            .row
-            .given_as
-            .as_deref()
-            .and_then(|host| settings.configured(family, host));
-        let listed = configured.and_then(|device| device.password.as_ref());
-        let common = settings.family(family).and_then(|settings| settings.password.as_ref());
-        let sealed = entry.row.sealed_password.is_some();
-        let public = entry.family.public_password();
-        let is_public = |password: &SecretString| public == Some(password.expose_secret());
-        Facts {
-            configured: configured.is_some(),
-            has_password: sealed || listed.or(common).is_some(),
-            default_password: !sealed && listed.or(common).is_some_and(is_public),
-        }
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -364,6 +355,28 @@ impl Fleet {
     fn keep(&self, state: &mut State, row: &FleetRow) {
         state.outbox.push(Write::Row(Box::new(row.clone())));
         self.inner.written.notify_one();
+    }
+}
+
+/// What only the settings tell of a device.
+fn facts(settings: &FleetSettings, entry: &Entry) -> Facts {
+    let family = entry.row.id.family.as_str();
+    let configured = entry
+        .row
+        .given_as
+        .as_deref()
+        .and_then(|host| settings.configured(family, host));
+    let listed = configured.and_then(|device| device.password.as_ref());
+    let common = settings
+        .family(family)
+        .and_then(|settings| settings.password.as_ref());
+    let sealed = entry.row.sealed_password.is_some();
+    let public = entry.family.public_password();
+    let is_public = |password: &SecretString| public == Some(password.expose_secret());
+    Facts {
+        configured: configured.is_some(),
+        has_password: sealed || listed.or(common).is_some(),
+        default_password: !sealed && listed.or(common).is_some_and(is_public),
     }
 }
 

@@ -50,10 +50,16 @@ impl Fleet {
             let stop = cancel.child_token();
             let mut sources = JoinSet::new();
             if settings.mdns {
-                sources.spawn(self.clone().listen_mdns(settings.clone(), out.clone(), stop.clone()));
+                sources.spawn(
+                    self.clone()
+                        .listen_mdns(settings.clone(), out.clone(), stop.clone()),
+                );
             }
             if settings.broker.is_some() {
-                sources.spawn(self.clone().listen_mqtt(settings.clone(), out.clone(), stop.clone()));
+                sources.spawn(
+                    self.clone()
+                        .listen_mqtt(settings.clone(), out.clone(), stop.clone()),
+                );
             }
             tokio::select! {
                 () = cancel.cancelled() => {}
@@ -143,13 +149,19 @@ impl Fleet {
             source.coverage = Some(view.clone());
             source.working = !failed;
             source.trouble = failed.then(|| {
-                "No address of the network could be asked: there is no way to it from this machine.".to_owned()
+                "No address of the network could be asked: there is no way to it from this machine."
+                    .to_owned()
             });
         }
         view
     }
 
-    async fn listen_mdns(self, settings: Arc<FleetSettings>, out: mpsc::Sender<Tagged>, stop: CancellationToken) {
+    async fn listen_mdns(
+        self,
+        settings: Arc<FleetSettings>,
+        out: mpsc::Sender<Tagged>,
+        stop: CancellationToken,
+    ) {
         let lookouts = settings.lookouts();
         let hosts: Vec<String> = (1..=N_HOST_NAMES)
             .map(|idx| match idx {
@@ -160,12 +172,21 @@ impl Fleet {
         let dialer = self.inner.site.dialer.clone();
         self.listen("mdns", &out, &stop, || {
             let (lookouts, hosts, dialer) = (lookouts.clone(), hosts.clone(), dialer.clone());
-            move |seen| async move { discovery::mdns(&lookouts, &hosts, &dialer, seen).await.to_string() }
+            move |seen| async move {
+                discovery::mdns(&lookouts, &hosts, &dialer, seen)
+                    .await
+                    .to_string()
+            }
         })
         .await;
     }
 
-    async fn listen_mqtt(self, settings: Arc<FleetSettings>, out: mpsc::Sender<Tagged>, stop: CancellationToken) {
+    async fn listen_mqtt(
+        self,
+        settings: Arc<FleetSettings>,
+        out: mpsc::Sender<Tagged>,
+        stop: CancellationToken,
+    ) {
         let Some(broker) = settings.broker.clone() else {
             return;
         };
@@ -208,7 +229,11 @@ impl Fleet {
             if began.elapsed() > BACK_OFF[1] {
                 pause = BACK_OFF[0];
             }
-            tracing::warn!(source = name, trouble, "a source of sightings has failed and is started again");
+            tracing::warn!(
+                source = name,
+                trouble,
+                "a source of sightings has failed and is started again"
+            );
             if let Some(source) = self.state().sources.get_mut(name) {
                 source.working = false;
                 source.trouble = Some(trouble);
@@ -265,7 +290,12 @@ impl Fleet {
     }
 
     /// Where to look because of a sighting; none where it needs no look.
-    fn worth_a_look(&self, source: &'static str, family: &Arc<dyn Family>, candidate: &Candidate) -> Option<IpAddr> {
+    fn worth_a_look(
+        &self,
+        source: &'static str,
+        family: &Arc<dyn Family>,
+        candidate: &Candidate,
+    ) -> Option<IpAddr> {
         let known = candidate
             .id
             .as_ref()
@@ -296,7 +326,8 @@ impl Fleet {
             && candidate.told.is_none()
         {
             // Its own looks tell more; after a silence the sighting says that now is a good moment.
-            let is_here = entry.presence.misses() == 0 && entry.presence.state() == model::inventory::State::Online;
+            let is_here =
+                entry.presence.misses() == 0 && entry.presence.state() == model::inventory::State::Online;
             if !is_here {
                 entry.next_look = Instant::now();
             }
@@ -313,7 +344,13 @@ impl Fleet {
         state.looking_at.insert(address).then_some(address)
     }
 
-    async fn follow(&self, source: &'static str, family: &Arc<dyn Family>, address: IpAddr, candidate: Candidate) {
+    async fn follow(
+        &self,
+        source: &'static str,
+        family: &Arc<dyn Family>,
+        address: IpAddr,
+        candidate: Candidate,
+    ) {
         let how = |full| How {
             source: Some(source),
             full,
@@ -332,7 +369,9 @@ impl Fleet {
             }
             Err(fault) => {
                 tracing::debug!(%address, source, fault = fault.text, "a sighting did not stand a closer look");
-                self.inner.metrics.failed(family.id().as_str(), fault.reason.name());
+                self.inner
+                    .metrics
+                    .failed(family.id().as_str(), fault.reason.name());
                 if source == "mqtt"
                     && let Some(told) = candidate.told
                 {

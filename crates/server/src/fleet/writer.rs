@@ -68,7 +68,10 @@ impl Outbox {
     /// Puts back what could not be written, before what came since.
     fn put_back(&mut self, mut left: Vec<Write>) {
         left.append(&mut self.waiting);
-        self.n_polls = left.iter().filter(|write| matches!(write, Write::Poll(_))).count();
+        self.n_polls = left
+            .iter()
+            .filter(|write| matches!(write, Write::Poll(_)))
+            .count();
         self.waiting = left;
     }
 }
@@ -112,7 +115,13 @@ impl Fleet {
                 (self.write_one(&write).await, vec![write])
             } else {
                 let result = self.inner.store.save_polls(&polls).await;
-                (result, polls.into_iter().map(|poll| Write::Poll(Box::new(poll))).collect())
+                (
+                    result,
+                    polls
+                        .into_iter()
+                        .map(|poll| Write::Poll(Box::new(poll)))
+                        .collect(),
+                )
             };
             if let Err(error) = result {
                 tracing::warn!(error = %model::chain::chain(&error), "the fleet could not be stored; tried again");
