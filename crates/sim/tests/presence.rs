@@ -205,7 +205,7 @@ async fn a_foreign_resolver_finds_the_address_of_a_host_name() {
         let left = deadline.saturating_duration_since(Instant::now());
         let answer = timeout(left, answers.recv_async()).await.unwrap().unwrap();
         if let mdns_sd::HostnameResolutionEvent::AddressesFound(_, addresses) = answer {
-            let found: Vec<_> = addresses.iter().map(|address| address.to_ip_addr()).collect();
+            let found: Vec<_> = addresses.iter().map(mdns_sd::ScopedIp::to_ip_addr).collect();
             assert_eq!(found, [device.ip()]);
             return;
         }
@@ -322,20 +322,20 @@ async fn read_packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     Some((head, body))
 }
 
-fn quick(broker: &Broker, topic: &str) -> Option<Mqtt> {
-    Some(Mqtt {
+fn quick(broker: &Broker, topic: &str) -> Mqtt {
+    Mqtt {
         topic: topic.to_owned(),
         heartbeat: Duration::from_millis(200),
         retry: Duration::from_millis(100),
         ..Mqtt::new(broker.address())
-    })
+    }
 }
 
 #[tokio::test]
 async fn it_says_online_for_all_to_keep_and_then_how_it_is() {
     let broker = Broker::open().await;
     let config = Config {
-        mqtt: quick(&broker, Mqtt::TOPIC),
+        mqtt: Some(quick(&broker, Mqtt::TOPIC)),
         ..config([11, 1], &[])
     };
     let (device, events) = started(config).await;
@@ -373,7 +373,7 @@ async fn it_says_online_for_all_to_keep_and_then_how_it_is() {
 async fn a_topic_can_name_the_device_and_follows_a_cloned_mac() {
     let broker = Broker::open().await;
     let config = Config {
-        mqtt: quick(&broker, "home/ir_remote_mini/<mac>/status"),
+        mqtt: Some(quick(&broker, "home/ir_remote_mini/<mac>/status")),
         ..config([12, 1], &["mac-clone=A0:B1:C2:D3:E4:F5"])
     };
     let (device, _) = started(config).await;
@@ -396,7 +396,7 @@ async fn a_topic_can_name_the_device_and_follows_a_cloned_mac() {
 async fn a_broker_that_goes_is_tried_again_for_ever_and_one_that_never_came_five_times() {
     let broker = Broker::open().await;
     let config = |octet| Config {
-        mqtt: quick(&broker, Mqtt::TOPIC),
+        mqtt: Some(quick(&broker, Mqtt::TOPIC)),
         ..config([13, octet], &[])
     };
     let (known, _) = started(config(1)).await;
@@ -431,7 +431,7 @@ async fn a_broker_that_goes_is_tried_again_for_ever_and_one_that_never_came_five
 async fn a_device_that_vanishes_drops_its_broker_and_reports_again_when_it_returns() {
     let broker = Broker::open().await;
     let config = Config {
-        mqtt: quick(&broker, Mqtt::TOPIC),
+        mqtt: Some(quick(&broker, Mqtt::TOPIC)),
         ..config([14, 1], &["vanish=0.5", "return=0.5"])
     };
     let (device, events) = started(config).await;
