@@ -7,12 +7,17 @@
 #![warn(missing_docs)]
 
 mod coverage;
+mod here;
+mod mdns;
 mod modbus;
+mod mqtt;
 mod pace;
 mod range;
 mod scan;
 
 pub use coverage::Coverage;
+pub use mdns::{MdnsError, mdns};
+pub use mqtt::{Broker, MqttError, mqtt};
 pub use pace::Pace;
 pub use range::{RangeError, check_range, check_range_within};
 pub use scan::{Scan, scan};

@@ -23,6 +23,9 @@ use crate::esp::{self, ESPOTA, HTTP, image::FIRMWARE};
 /// What one takes in a second, bytes: a fair middle of published rates (PERFORMANCE.md section 3).
 const BYTES_PER_S: u64 = 100_000;
 
+/// What its host name begins with, in small letters (PROTOCOLS.md B4).
+const HOST_NAME: &str = "ir-remote-mini";
+
 /// The family.
 pub(crate) struct IrRemote {
     site: Site,
@@ -74,6 +77,9 @@ impl Family for IrRemote {
             },
             Lookout::Mdns {
                 service: "_http._tcp",
+            },
+            Lookout::Host {
+                name: "IR-Remote-Mini.local",
             },
             Lookout::Http {
                 port: self.ways.http_port,
@@ -177,7 +183,11 @@ fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candidate> {
             let is_ours = matches!(
                 service.trim_end_matches(".local."),
                 "_arduino._tcp" | "_http._tcp"
-            ) && instance.to_lowercase().starts_with("ir-remote-mini");
+            ) && instance.to_lowercase().starts_with(HOST_NAME);
+            if is_ours { likely(Some(*address)) } else { None }
+        }
+        Sighting::Host { name, address } => {
+            let is_ours = name.to_lowercase().starts_with(HOST_NAME);
             if is_ours { likely(Some(*address)) } else { None }
         }
         Sighting::Mqtt { topic, payload } => {
