@@ -254,7 +254,11 @@ impl Entry {
     fn installed(&self, repository: &Repository) -> Option<InstalledView> {
         let record = self.row.installed.as_ref()?;
         let nothing = Versions::default();
-        let seen = self.row.snapshot.as_ref().map_or(&nothing, |snapshot| &snapshot.versions);
+        let seen = self
+            .row
+            .snapshot
+            .as_ref()
+            .map_or(&nothing, |snapshot| &snapshot.versions);
         Some(repository.installed_view(&*self.family, record, seen))
     }
 

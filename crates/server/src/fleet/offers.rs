@@ -88,7 +88,11 @@ impl Fleet {
         if entry.offer == offer {
             return;
         }
-        let was_offered = entry.offer.as_ref().filter(|_| entry.is_offered()).map(|offer| offer.sha256.clone());
+        let was_offered = entry
+            .offer
+            .as_ref()
+            .filter(|_| entry.is_offered())
+            .map(|offer| offer.sha256.clone());
         entry.offer = offer;
         let is_offered = entry.offer.as_ref().filter(|_| entry.is_offered()).cloned();
         let id = entry.row.id.clone();
