@@ -2,4 +2,8 @@
 #![warn(missing_docs)]
 
 pub mod config;
+pub mod firmware;
+pub mod fleet;
+pub mod metrics;
+pub mod secrets;
 pub mod views;
