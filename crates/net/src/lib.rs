@@ -10,8 +10,10 @@
 )]
 
 mod callback;
+mod descriptors;
 mod dial;
 pub mod http;
+mod interfaces;
 mod neighbour;
 mod networks;
 mod outgoing;
@@ -23,8 +25,10 @@ mod site;
 pub use ipnet::IpNet;
 
 pub use callback::{Callback, CallbackError, Invited};
+pub use descriptors::{allow_many_descriptors, descriptors_max, is_want_of_resources};
 pub use dial::{DialError, Dialer, TcpOptions};
-pub use neighbour::neighbour;
+pub use interfaces::{Interface, interfaces};
+pub use neighbour::{address_of, neighbour, neighbours_lost, neighbours_max};
 pub use networks::Networks;
 pub use outgoing::Outgoing;
 pub use presence::{Presence, present};

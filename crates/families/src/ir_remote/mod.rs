@@ -6,9 +6,9 @@ pub(crate) mod status;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use model::device::{Device, Ota, Snapshot};
+use model::device::{Device, Hardware, Ota, Snapshot};
 use model::family::{Driver, Family, Label, Method, Target, Timing, Undo};
-use model::id::{DeviceId, FamilyId};
+use model::id::{DeviceId, FamilyId, Strength};
 use model::image::{Image, ImageInfo, Inspection, Refusal};
 use model::installed::Installed;
 use model::sighting::{Candidate, Certainty, Lookout, Sighting};
@@ -22,6 +22,9 @@ use crate::esp::{self, ESPOTA, HTTP, image::FIRMWARE};
 
 /// What one takes in a second, bytes: a fair middle of published rates (PERFORMANCE.md section 3).
 const BYTES_PER_S: u64 = 100_000;
+
+/// What the founding document and the vendor's own client have as the OTA password (PROTOCOLS.md B2).
+const PUBLIC_PASSWORD: &str = "ir_remote_update";
 
 /// The family.
 pub(crate) struct IrRemote {
@@ -65,6 +68,10 @@ impl Family for IrRemote {
 
     fn title(&self) -> &'static str {
         "IR Remote Mini"
+    }
+
+    fn public_password(&self) -> Option<&'static str> {
+        Some(PUBLIC_PASSWORD)
     }
 
     fn lookouts(&self) -> Vec<Lookout> {
@@ -144,14 +151,6 @@ impl Family for IrRemote {
 
 /// Only the status tells for certain; names and topics make it likely.
 fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candidate> {
-    let likely = |address: Option<IpAddr>| {
-        Some(Candidate {
-            family: family.clone(),
-            address,
-            id: None,
-            certainty: Certainty::Likely,
-        })
-    };
     match sighting {
         Sighting::Http {
             address,
@@ -161,11 +160,20 @@ fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candidate> {
             ..
         } if path == "/api/status" => {
             let status = Status::parse(body).ok()?;
-            (status.device_type.as_deref() == Some("mini")).then(|| Candidate {
+            if !status.is_mini() {
+                return None;
+            }
+            let hardware = Hardware {
+                model: status.device_type.clone(),
+                ..Hardware::default()
+            };
+            let told = status.snapshot(*address, hardware);
+            Some(Candidate {
                 family: family.clone(),
                 address: Some(*address),
-                id: status.mac.map(|mac| DeviceId::from_hardware(family, mac)),
+                id: (told.id.strength == Strength::Hardware).then(|| told.id.clone()),
                 certainty: Certainty::Told,
+                told: Some(Box::new(told)),
             })
         }
         Sighting::Mdns {
@@ -178,22 +186,63 @@ fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candidate> {
                 service.trim_end_matches(".local."),
                 "_arduino._tcp" | "_http._tcp"
             ) && instance.to_lowercase().starts_with("ir-remote-mini");
-            if is_ours { likely(Some(*address)) } else { None }
+            is_ours.then(|| Candidate {
+                family: family.clone(),
+                address: Some(*address),
+                id: None,
+                certainty: Certainty::Likely,
+                told: None,
+            })
         }
-        Sighting::Mqtt { topic, payload } => {
-            let levels: Vec<&str> = topic.split('/').collect();
-            let is_ours = matches!(
-                levels[..],
-                ["home", "ir_remote_mini", "status"] | ["home", "ir_remote_mini", _, "status"]
-            );
-            // A bare "online" says no more than that the topic is in use.
-            let says_so = serde_json::from_slice::<serde_json::Value>(payload).is_ok_and(|heartbeat| {
-                heartbeat.get("device").and_then(|device| device.as_str()) == Some("ir_receiver_mini")
-            });
-            if is_ours && says_so { likely(None) } else { None }
-        }
+        Sighting::Mqtt { topic, payload } => heartbeat(family, topic, payload),
         Sighting::Http { .. } | Sighting::Modbus { .. } => None,
     }
+}
+
+/// A heartbeat says how the device fares; which one it is, only the topic may tell (PROTOCOLS.md E3).
+fn heartbeat(family: &FamilyId, topic: &str, payload: &[u8]) -> Option<Candidate> {
+    let levels: Vec<&str> = topic.split('/').collect();
+    let named = match levels[..] {
+        [.., "ir_remote_mini", "status"] => None,
+        [.., "ir_remote_mini", named, "status"] => Some(named),
+        _ => return None,
+    };
+    // A bare "online" says no more than that the topic is in use.
+    let says: serde_json::Value = serde_json::from_slice(payload).ok()?;
+    if says.get("device")?.as_str()? != "ir_receiver_mini" {
+        return None;
+    }
+    let status = Status::parse(payload).ok()?;
+    let mac = status.mac.clone().or_else(|| named.and_then(status::normal_mac));
+    let id = match (mac, named) {
+        (Some(mac), _) => DeviceId::from_hardware(family, mac),
+        // The topic is all that tells it from others.
+        (None, Some(named)) => DeviceId::weak(family, format!("mqtt:{}", printable(named))),
+        (None, None) => DeviceId::weak(family, "mqtt:home/ir_remote_mini"),
+    };
+    let address = status.address;
+    let hardware = Hardware {
+        model: Some("mini".to_owned()),
+        ..Hardware::default()
+    };
+    let mut told = status.snapshot(address.unwrap_or(IpAddr::from([0, 0, 0, 0])), hardware);
+    told.id = id.clone();
+    Some(Candidate {
+        family: family.clone(),
+        address,
+        id: (id.strength == Strength::Hardware).then_some(id),
+        certainty: Certainty::Likely,
+        told: Some(Box::new(told)),
+    })
+}
+
+/// A level of a topic, bounded and in plain letters.
+fn printable(level: &str) -> String {
+    level
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+        .take(64)
+        .collect()
 }
 
 /// What one label says after a push.

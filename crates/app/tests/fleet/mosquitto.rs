@@ -1,0 +1,162 @@
+//! A real broker, and the clients that come with it.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::need;
+use crate::netns::Host;
+use crate::process::{Process, SOON};
+
+/// How often it is asked whether it listens.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Mosquitto with a configuration of its own, which keeps what is to be kept over a restart.
+pub(crate) struct Mosquitto {
+    folder: TempDir,
+    host: Option<Host>,
+    process: Option<Process>,
+    address: Ipv4Addr,
+    port: u16,
+}
+
+impl Mosquitto {
+    /// On a free port of loopback; `None` when such tests are left out on this machine.
+    pub(crate) fn start() -> Option<Self> {
+        Self::start_on(None, Ipv4Addr::LOCALHOST)
+    }
+
+    /// On the usual port of a host.
+    pub(crate) fn start_at(host: &Host) -> Option<Self> {
+        Self::start_on(Some(host.clone()), host.address)
+    }
+
+    fn start_on(host: Option<Host>, address: Ipv4Addr) -> Option<Self> {
+        if need::is_left_out("mosquitto") {
+            return None;
+        }
+        let port = if host.is_some() { 1883 } else { free_port() };
+        let mut broker = Self {
+            folder: tempfile::tempdir().unwrap(),
+            host,
+            process: None,
+            address,
+            port,
+        };
+        let folder = broker.folder.path().display();
+        let user = if rustix::process::geteuid().is_root() {
+            "user root\n"
+        } else {
+            ""
+        };
+        let configuration = format!(
+            "listener {port} {address}\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n\
+            autosave_interval 1\nautosave_on_changes true\nlog_dest stderr\n{user}"
+        );
+        fs::write(broker.folder.path().join("mosquitto.conf"), configuration).unwrap();
+        broker.come_back();
+        Some(broker)
+    }
+
+    /// `HOST:PORT`.
+    pub(crate) fn address(&self) -> String {
+        format!("{}:{}", self.address, self.port)
+    }
+
+    /// Ends it, as a restart of its machine does.
+    pub(crate) fn go(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.interrupt();
+        }
+    }
+
+    /// Starts it again, with what it had kept.
+    #[track_caller]
+    pub(crate) fn come_back(&mut self) {
+        let configuration = self.folder.path().join("mosquitto.conf");
+        let mut command = self.command(&program("mosquitto"));
+        let process = Process::start(command.arg("-c").arg(configuration));
+        // The broker says so when it listens, on a host where the test itself cannot look.
+        let deadline = Instant::now() + SOON;
+        let listens = |process: &Process| {
+            let running = process.said().iter().any(|line| line.contains("running"));
+            running && (self.host.is_some() || TcpStream::connect((self.address, self.port)).is_ok())
+        };
+        while !listens(&process) {
+            assert!(
+                Instant::now() < deadline,
+                "Mosquitto does not start:\n{}",
+                process.said().join("\n")
+            );
+            std::thread::sleep(LOOK_EVERY);
+        }
+        self.process = Some(process);
+    }
+
+    /// Publishes, and returns when the broker has it.
+    #[track_caller]
+    pub(crate) fn publish(&self, topic: &str, payload: &str, retained: bool) {
+        let mut command = self.client("mosquitto_pub");
+        command.args(["-q", "1", "-t", topic, "-m", payload]);
+        if retained {
+            command.arg("-r");
+        }
+        let output = command.output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// Says each message as a line: `retained topic payload`, where retained is 0 or 1.
+    #[track_caller]
+    pub(crate) fn subscribe(&self, topic: &str) -> Process {
+        let mut command = self.client("mosquitto_sub");
+        Process::start(command.args(["-t", topic, "-F", "%r %t %p"]))
+    }
+
+    fn client(&self, name: &str) -> Command {
+        let mut command = self.command(&program(name));
+        command.args(["-h", &self.address.to_string(), "-p", &self.port.to_string()]);
+        command
+    }
+
+    fn command(&self, program: &str) -> Command {
+        match &self.host {
+            Some(host) => host.command(program),
+            None => Command::new(program),
+        }
+    }
+}
+
+/// Debian keeps the broker where only root's search path looks.
+fn program(name: &str) -> String {
+    let folders = std::env::var("PATH").unwrap_or_default();
+    let found = folders
+        .split(':')
+        .chain(["/usr/sbin", "/usr/local/sbin"])
+        .map(|folder| Path::new(folder).join(name))
+        .find(|path| path.is_file());
+    match found {
+        Some(path) => path.display().to_string(),
+        None => need::missing(
+            "mosquitto",
+            &format!("This test needs {name}, which is not installed."),
+            "Install the packages mosquitto and mosquitto-clients.",
+        ),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "asks the system for a port, as a foreign program would"
+)]
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
