@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use server::views::{CoverageView, DeviceState, DeviceView, HealthView};
+use model::inventory::State as DeviceState;
+use server::views::{CoverageView, DeviceView, HealthView};
 
 use super::full_name;
 use crate::cli::show::{ago, counted, fact_in, grouped, safe, sentence, sized, spoken};
