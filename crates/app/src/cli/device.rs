@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use model::inventory::State;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use server::views::{DeviceView, HealthView};
@@ -86,6 +87,9 @@ enum DeviceCommand {
     /// Add tags (T or +T) and take tags away (-T).
     #[command(after_help = "Example:\n  reflash device tag kitchen +downstairs -new")]
     Tag(TagArguments),
+    /// Say what a device does not tell: its group, chip, slot and the name to log in with; an empty text takes it away.
+    #[command(after_help = "Example:\n  reflash device set kitchen --group attic --slot-bytes 1900544")]
+    Set(SetArguments),
     /// Tell the server a device's password, or have it forgotten.
     #[command(after_help = "Examples:\n  reflash device password kitchen\n  \
         reflash device password kitchen --password-file kitchen.txt")]
@@ -113,7 +117,7 @@ struct ListArguments {
     #[arg(long, value_parser = families::NAMES)]
     family: Option<String>,
     /// Only those in one state.
-    #[arg(id = "wanted_state", long = "state", value_parser = ["online", "offline", "unknown", "unreadable"])]
+    #[arg(id = "wanted_state", long = "state", value_parser = State::ALL.map(State::name))]
     state: Option<String>,
     /// Only those with this tag.
     #[arg(long, value_name = "T")]
@@ -206,6 +210,31 @@ struct TagArguments {
 }
 
 #[derive(clap::Args)]
+#[group(required = true, multiple = true)]
+struct Facts {
+    /// The group it belongs to.
+    #[arg(long, value_name = "G")]
+    group: Option<String>,
+    /// Its chip, such as esp32c6.
+    #[arg(long, value_name = "C")]
+    chip: Option<String>,
+    /// Largest image that its slot takes, bytes; 0 takes it away.
+    #[arg(long, value_name = "N")]
+    slot_bytes: Option<u64>,
+    /// Name to log in with, for families that know such a thing.
+    #[arg(long, value_name = "U")]
+    username: Option<String>,
+}
+
+#[derive(clap::Args)]
+struct SetArguments {
+    #[command(flatten)]
+    device: OneDevice,
+    #[command(flatten)]
+    facts: Facts,
+}
+
+#[derive(clap::Args)]
 struct PasswordOf {
     #[command(flatten)]
     device: OneDevice,
@@ -269,6 +298,7 @@ pub(crate) async fn run(arguments: DeviceArguments) -> Result<Exit, Trouble> {
         DeviceCommand::Scan => session.scan().await,
         DeviceCommand::Name(name) => session.name(&name.device.device, &name.name).await,
         DeviceCommand::Tag(tag) => session.tag(&tag.device.device, &tag.tags).await,
+        DeviceCommand::Set(set) => session.set(&set.device.device, &set.facts).await,
         DeviceCommand::Password(password) => session.password(password).await,
         DeviceCommand::Replace(replace) => session.replace(&replace.old, &replace.new).await,
         DeviceCommand::Health(health) => session.health(health).await,
@@ -631,6 +661,25 @@ impl Session<'_> {
                 )
             }))
         })
+    }
+
+    async fn set(&self, wanted: &str, facts: &Facts) -> Result<Exit, Trouble> {
+        let (_, device) = find(&self.client, wanted).await?;
+        let mut change = json!({});
+        for (field, value) in [
+            ("group", &facts.group),
+            ("chip", &facts.chip),
+            ("username", &facts.username),
+        ] {
+            if let Some(value) = value {
+                change[field] = json!(Some(value.trim()).filter(|value| !value.is_empty()));
+            }
+        }
+        if let Some(slot_bytes) = facts.slot_bytes {
+            change["slot_bytes"] = json!(Some(slot_bytes).filter(|n| *n > 0));
+        }
+        let value = self.change(&device, &change).await?;
+        answer(self.server, &value, || Ok(shown(&read(&value)?)))
     }
 
     async fn change(&self, device: &DeviceView, change: &Value) -> Result<Value, Trouble> {
