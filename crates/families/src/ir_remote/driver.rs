@@ -31,6 +31,8 @@ pub(super) struct IrRemoteDriver {
     memory: Memory,
     /// What only `/api/ota/status` tells; it does not change while we look.
     hardware: Option<Hardware>,
+    /// The signal strength that it told last.
+    signal_dbm: Option<i32>,
 }
 
 impl IrRemoteDriver {
@@ -42,6 +44,7 @@ impl IrRemoteDriver {
             target,
             memory,
             hardware: None,
+            signal_dbm: None,
         }
     }
 
@@ -141,6 +144,7 @@ impl IrRemoteDriver {
                 .and_then(|chip| chip.name().map(str::to_owned))
                 .unwrap_or(model)
         });
+        self.signal_dbm = status.signal_dbm;
         let hardware = Hardware {
             model: Some("mini".to_owned()),
             chip: told.or_else(|| self.target.chip.clone()),
@@ -157,7 +161,9 @@ impl Driver for IrRemoteDriver {
     async fn probe(&mut self) -> Result<Snapshot, Fault> {
         let status = self.own_status().await?;
         let hardware = self.hardware().await;
-        Ok(status.snapshot(self.target.address, hardware))
+        let mut snapshot = status.snapshot(self.target.address, hardware);
+        snapshot.health.signal_dbm = snapshot.health.signal_dbm.or(self.signal_dbm);
+        Ok(snapshot)
     }
 
     async fn glance(&mut self) -> Result<Snapshot, Fault> {
