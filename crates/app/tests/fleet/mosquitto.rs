@@ -55,7 +55,7 @@ impl Mosquitto {
         };
         let configuration = format!(
             "listener {port} {address}\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n\
-            autosave_interval 1\nautosave_on_changes true\nlog_dest stderr\n{user}"
+            autosave_interval 1\nautosave_on_changes true\nlog_dest stderr\nlog_type all\n{user}"
         );
         fs::write(broker.folder.path().join("mosquitto.conf"), configuration).unwrap();
         broker.come_back();
@@ -95,6 +95,22 @@ impl Mosquitto {
             std::thread::sleep(LOOK_EVERY);
         }
         self.process = Some(process);
+    }
+
+    /// Waits until somebody has subscribed to this topic, since it came back.
+    #[track_caller]
+    pub(crate) fn wait_for_subscriber(&self, topic: &str) {
+        let process = self.process.as_ref().unwrap();
+        // As it logs it: a tab, the topic, and the quality of service.
+        let subscribed = format!("\t{topic} (QoS ");
+        process.wait_for("subscriber", |line| line.contains(&subscribed).then_some(()));
+    }
+
+    /// Every topic that somebody has subscribed to, since it came back.
+    pub(crate) fn subscribed(&self) -> Vec<String> {
+        let said = self.process.as_ref().map(Process::said).unwrap_or_default();
+        let topic = |line: &String| Some(line.split_once('\t')?.1.split_once(" (QoS ")?.0.to_owned());
+        said.iter().filter_map(topic).collect()
     }
 
     /// Publishes, and returns when the broker has it.
