@@ -1,19 +1,15 @@
 //! A real broker, and the clients that come with it.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::need;
 use crate::netns::Host;
-use crate::process::{Process, SOON};
-
-/// How often it is asked whether it listens.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+use crate::process::Process;
 
 /// Mosquitto with a configuration of its own, which keeps what is to be kept over a restart.
 pub(crate) struct Mosquitto {
@@ -80,20 +76,8 @@ impl Mosquitto {
         let configuration = self.folder.path().join("mosquitto.conf");
         let mut command = self.command(&program("mosquitto"));
         let process = Process::start(command.arg("-c").arg(configuration));
-        // The broker says so when it listens, on a host where the test itself cannot look.
-        let deadline = Instant::now() + SOON;
-        let listens = |process: &Process| {
-            let running = process.said().iter().any(|line| line.contains("running"));
-            running && (self.host.is_some() || TcpStream::connect((self.address, self.port)).is_ok())
-        };
-        while !listens(&process) {
-            assert!(
-                Instant::now() < deadline,
-                "Mosquitto does not start:\n{}",
-                process.said().join("\n")
-            );
-            std::thread::sleep(LOOK_EVERY);
-        }
+        // It says so once it listens.
+        process.wait_for("broker", |line| line.contains("running").then_some(()));
         self.process = Some(process);
     }
 
