@@ -25,6 +25,8 @@ const BYTES_PER_S: u64 = 100_000;
 
 /// What the founding document and the vendor's own client have as the OTA password (PROTOCOLS.md B2).
 const PUBLIC_PASSWORD: &str = "ir_remote_update";
+/// What its host name begins with, in small letters (PROTOCOLS.md B4).
+const HOST_NAME: &str = "ir-remote-mini";
 
 /// The family.
 pub(crate) struct IrRemote {
@@ -81,6 +83,9 @@ impl Family for IrRemote {
             },
             Lookout::Mdns {
                 service: "_http._tcp",
+            },
+            Lookout::Host {
+                name: "IR-Remote-Mini.local",
             },
             Lookout::Http {
                 port: self.ways.http_port,
@@ -151,6 +156,15 @@ impl Family for IrRemote {
 
 /// Only the status tells for certain; names and topics make it likely.
 fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candidate> {
+    let likely = |address: IpAddr| {
+        Some(Candidate {
+            family: family.clone(),
+            address: Some(address),
+            id: None,
+            certainty: Certainty::Likely,
+            told: None,
+        })
+    };
     match sighting {
         Sighting::Http {
             address,
@@ -185,14 +199,12 @@ fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candidate> {
             let is_ours = matches!(
                 service.trim_end_matches(".local."),
                 "_arduino._tcp" | "_http._tcp"
-            ) && instance.to_lowercase().starts_with("ir-remote-mini");
-            is_ours.then(|| Candidate {
-                family: family.clone(),
-                address: Some(*address),
-                id: None,
-                certainty: Certainty::Likely,
-                told: None,
-            })
+            ) && instance.to_lowercase().starts_with(HOST_NAME);
+            if is_ours { likely(*address) } else { None }
+        }
+        Sighting::Host { name, address } => {
+            let is_ours = name.to_lowercase().starts_with(HOST_NAME);
+            if is_ours { likely(*address) } else { None }
         }
         Sighting::Mqtt { topic, payload } => heartbeat(family, topic, payload),
         Sighting::Http { .. } | Sighting::Modbus { .. } => None,

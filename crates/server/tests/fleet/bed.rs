@@ -211,7 +211,11 @@ impl Bed {
 
     /// Waits for an event of this kind about this device.
     #[track_caller]
-    pub(crate) fn event<'a>(&'a mut self, kind: &'a str, device: &'a str) -> impl Future<Output = EventView> + 'a {
+    pub(crate) fn event<'a>(
+        &'a mut self,
+        kind: &'a str,
+        device: &'a str,
+    ) -> impl Future<Output = EventView> + 'a {
         let caller = std::panic::Location::caller();
         async move {
             let wait = async {
