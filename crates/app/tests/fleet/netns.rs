@@ -133,13 +133,6 @@ impl Host {
         ));
     }
 
-    pub(crate) fn remove_address(&self, address: Ipv4Addr) {
-        ip(&format!(
-            "-n {} address delete {address}/24 dev {INTERFACE}",
-            self.namespace
-        ));
-    }
-
     /// Pulls the cable out of the switch: nothing says that the host is gone.
     pub(crate) fn unplug(&self) {
         ip(&format!("-n {} link set {} nomaster", self.bridge, self.cable));
