@@ -55,10 +55,8 @@ enum BackupCommand {
     #[command(after_help = "Example:\n  reflash backup list")]
     List,
     /// Put a back-up, or one of the daily copies, in the place of what is there, which is kept aside; no server may run.
-    #[command(
-        after_help = "Examples:\n  reflash backup restore /mnt/usb/reflash\n  \
-        reflash backup restore ~/.local/state/reflash/backups/reflash-2026-11-21.db --yes"
-    )]
+    #[command(after_help = "Examples:\n  reflash backup restore /mnt/usb/reflash\n  \
+        reflash backup restore ~/.local/state/reflash/backups/reflash-2026-11-21.db --yes")]
     Restore {
         /// The folder that `reflash backup create` made, or a copy of a database.
         #[arg(value_name = "DIR")]
@@ -186,7 +184,10 @@ fn list(state: &Path, json: bool) -> Result<Exit, Trouble> {
                     continue;
                 }
                 let Ok(metadata) = entry.metadata() else { continue };
-                let made = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+                let made = metadata
+                    .modified()
+                    .ok()
+                    .and_then(|at| at.duration_since(UNIX_EPOCH).ok());
                 let made_ms = made.map_or(0, |made| i64::try_from(made.as_millis()).unwrap_or(i64::MAX));
                 copies.push((path, metadata.len(), made_ms));
             }
@@ -198,7 +199,9 @@ fn list(state: &Path, json: bool) -> Result<Exit, Trouble> {
     copies.reverse();
     if json {
         let copies = copies.iter();
-        let copies = copies.map(|(path, len_bytes, made_ms)| json!({ "file": path, "len_bytes": len_bytes, "made_ms": made_ms }));
+        let copies = copies.map(
+            |(path, len_bytes, made_ms)| json!({ "file": path, "len_bytes": len_bytes, "made_ms": made_ms }),
+        );
         say_json(&copies.collect());
     } else if copies.is_empty() {
         let text = format!(
@@ -219,7 +222,11 @@ fn list(state: &Path, json: bool) -> Result<Exit, Trouble> {
 
 async fn restore(state: &Path, backup: &Path, json: bool) -> Result<Exit, Trouble> {
     let whole = backup.is_dir();
-    let database = if whole { backup.join(DATABASE) } else { backup.to_owned() };
+    let database = if whole {
+        backup.join(DATABASE)
+    } else {
+        backup.to_owned()
+    };
     if !database.is_file() {
         return Err(Trouble::new(
             Exit::NotFound,
@@ -241,7 +248,11 @@ async fn restore(state: &Path, backup: &Path, json: bool) -> Result<Exit, Troubl
             None => state.join("replaced-files"),
         };
         let copied = copy_files(backup, state, Some(&kept)).map_err(|error| {
-            let mut trouble = failed("The database is restored, the other files are not; copying", backup, &error);
+            let mut trouble = failed(
+                "The database is restored, the other files are not; copying",
+                backup,
+                &error,
+            );
             trouble.next_step = "Make room, then restore once more.".to_owned();
             trouble
         })?;
@@ -303,7 +314,9 @@ fn copy_files(from: &Path, to: &Path, aside: Option<&Path>) -> io::Result<Copied
 /// Whether a file of a state folder belongs into a back-up: not the database, which is copied as one, and no locks.
 fn is_kept(name: &str) -> bool {
     let is_database = name.starts_with(DATABASE) || name.ends_with(".db") || name.contains(".db-");
-    let is_lock = Path::new(name).extension().is_some_and(|extension| extension == "lock");
+    let is_lock = Path::new(name)
+        .extension()
+        .is_some_and(|extension| extension == "lock");
     !is_database && !is_lock && !name.starts_with(UNFINISHED) && !name.starts_with("restoring")
 }
 
