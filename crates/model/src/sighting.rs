@@ -28,7 +28,7 @@ pub enum Lookout {
     /// Messages of an MQTT broker.
     Mqtt {
         /// The topic to subscribe to; may hold `+`.
-        topic: &'static str,
+        topic: String,
     },
     /// Registers read over Modbus TCP.
     Modbus {

@@ -164,8 +164,9 @@ impl Fleet {
         let dialer = self.inner.site.dialer.clone();
         self.listen("mdns", &out, &stop, || {
             let (lookouts, dialer) = (lookouts.clone(), dialer.clone());
+            let multicast = settings.multicast.clone();
             move |seen| async move {
-                let error = discovery::mdns(&lookouts, &net::Multicast::default(), &dialer, &seen).await;
+                let error = discovery::mdns(&lookouts, &multicast, &dialer, &seen).await;
                 chain(&error)
             }
         })
