@@ -486,7 +486,8 @@ async fn who_is_not_known_replaces_nobody_and_nobody_replaces_himself() {
 
 #[tokio::test]
 async fn what_was_written_beside_the_server_is_found_by_its_time() {
-    let (store, _folder) = open().await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
     for (hardware, enrolled_ms) in [("a0b1c2d3e4f5", 100), ("a0b1c2d3e4f6", 200)] {
         store.put_fleet_row(&fleet_row(hardware)).await.unwrap();
         store
@@ -505,7 +506,7 @@ async fn what_was_written_beside_the_server_is_found_by_its_time() {
     assert_eq!(since(100).await.len(), 2);
     assert!(since(201).await.is_empty());
     let installed = Installed {
-        digest: Some(DIGEST.parse().unwrap()),
+        digest: Some(*DIGEST),
         label: Versions::one("firmware", "1.0"),
         label_moves: false,
     };
