@@ -13,6 +13,7 @@ pub mod firmware;
 pub mod id;
 pub mod image;
 pub mod installed;
+pub mod inventory;
 pub mod job;
 pub mod outcome;
 pub mod precheck;

@@ -1,5 +1,9 @@
 //! The server: the fleet as it is known, the firmware repository, and the API that offers both.
 #![warn(missing_docs)]
 
+pub mod config;
 pub mod firmware;
+pub mod fleet;
+pub mod metrics;
+pub mod secrets;
 pub mod views;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use model::access::Role;
 use model::firmware::State;
+use model::inventory::State as DeviceState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -45,6 +46,7 @@ pub struct DeviceView {
     /// When it was enrolled, and by whom.
     pub enrolled_ms: Option<i64>,
     /// `online`, `offline`, `unknown` (never reached), `unreadable` (answers, but not in a way that can be read).
+    #[schema(value_type = String)]
     pub state: DeviceState,
     /// Why the last look failed; null after one that went well.
     pub trouble: Option<String>,
@@ -102,32 +104,6 @@ pub struct DeviceView {
     pub conflict: Option<ConflictView>,
     /// What its owner should know.
     pub warnings: Vec<NoteView>,
-}
-
-/// How a device stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum DeviceState {
-    /// It answers.
-    Online,
-    /// It has missed three looks.
-    Offline,
-    /// It was never reached.
-    Unknown,
-    /// Something answers, and not in a way that can be read.
-    Unreadable,
-}
-
-impl DeviceState {
-    /// Its name in JSON and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Online => "online",
-            Self::Offline => "offline",
-            Self::Unknown => "unknown",
-            Self::Unreadable => "unreadable",
-        }
-    }
 }
 
 /// What a device is believed to run.

@@ -46,6 +46,9 @@ const QUIET: Duration = Duration::from_mins(1);
 /// Where a unit with old firmware is found after an update (vendor's instructions, PROTOCOLS.md A3).
 const RESET_ADDRESS: &str = "192.168.0.60";
 
+/// What units are shipped with (PROTOCOLS.md A2).
+const PUBLIC_PASSWORD: &str = "user";
+
 /// The name of the family.
 fn family_id() -> FamilyId {
     FamilyId::new("komfovent")
@@ -79,6 +82,10 @@ impl Family for Komfovent {
 
     fn title(&self) -> &'static str {
         "Komfovent unit"
+    }
+
+    fn public_password(&self) -> Option<&'static str> {
+        Some(PUBLIC_PASSWORD)
     }
 
     fn lookouts(&self) -> Vec<Lookout> {
