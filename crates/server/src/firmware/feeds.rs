@@ -162,9 +162,10 @@ fn device(row: FleetRow) -> Option<Device> {
 }
 
 impl Repository {
-    /// Looks at the feeds now, whether they are due or not: all that are in use and all indexes, or those named, in use or not.
+    /// Looks at the feeds now, whether they are due or not: at all that are in use and all indexes, or at those named.
     ///
-    /// A name is that of a feed (`komfovent-C6`) or of a family (`komfovent`).
+    /// A name is that of a feed (`komfovent-C6`), in use or not, or of a family (`komfovent`): then all of its feeds that are
+    /// in use, or all of them where none is.
     pub async fn check_feeds(&self, names: &[String]) -> Result<Vec<FeedView>, CheckError> {
         let settings = self.settings();
         let known: Vec<Feed> = self
@@ -184,13 +185,15 @@ impl Repository {
                 }));
             }
         }
-        let feeds = if names.is_empty() {
-            self.feeds_in_use().await.map_err(RepositoryError::from)?
+        let in_use = self.feeds_in_use().await.map_err(RepositoryError::from)?;
+        let feeds: Vec<Feed> = if names.is_empty() {
+            in_use
         } else {
             let is_named = |feed: &Feed| {
-                names
-                    .iter()
-                    .any(|name| *name == feed.name() || name == feed.family.as_str())
+                let whole_family = names.iter().any(|name| name == feed.family.as_str());
+                let is_used = in_use.iter().any(|used| used.name() == feed.name());
+                let none_used = in_use.iter().all(|used| used.family != feed.family);
+                names.contains(&feed.name()) || whole_family && (is_used || none_used)
             };
             known.into_iter().filter(is_named).collect()
         };
