@@ -25,7 +25,7 @@ pub(crate) struct ServeArguments {
 }
 
 /// Serves until it is told to end.
-pub(crate) async fn run(_arguments: ServeArguments) -> Result<Exit, Trouble> {
+pub(crate) fn run(_arguments: ServeArguments) -> Result<Exit, Trouble> {
     Err(Trouble::new(
         Exit::Failed,
         "This build has no server yet.",
