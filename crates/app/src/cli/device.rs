@@ -166,11 +166,7 @@ struct RemoveArguments {
 #[derive(clap::Args)]
 struct EnrollArguments {
     /// The devices.
-    #[arg(
-        value_name = "DEVICE",
-        required_unless_present = "all",
-        conflicts_with = "all"
-    )]
+    #[arg(value_name = "DEVICE", conflicts_with = "all")]
     devices: Vec<String>,
     /// All that are known and not enrolled yet.
     #[arg(long)]
