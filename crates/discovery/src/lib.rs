@@ -7,38 +7,17 @@
 #![warn(missing_docs)]
 
 mod coverage;
+mod here;
+mod mdns;
 mod modbus;
+mod mqtt;
 mod pace;
 mod range;
 mod scan;
 
 pub use coverage::Coverage;
+pub use mdns::{MdnsError, mdns};
+pub use mqtt::{Broker, MqttError, mqtt};
 pub use pace::Pace;
 pub use range::{RangeError, check_range, check_range_within};
 pub use scan::{Scan, scan};
-
-/// A broker; replaced by the real one.
-#[derive(Clone, Debug)]
-pub struct Broker {
-    /// Where it is.
-    pub url: url::Url,
-}
-
-/// Replaced by the real one.
-pub async fn mdns(
-    _: &[model::sighting::Lookout],
-    _: &[String],
-    _: &net::Dialer,
-    _: tokio::sync::mpsc::Sender<model::sighting::Sighting>,
-) -> std::io::Error {
-    std::future::pending().await
-}
-
-/// Replaced by the real one.
-pub async fn mqtt(
-    _: &Broker,
-    _: &[model::sighting::Lookout],
-    _: tokio::sync::mpsc::Sender<model::sighting::Sighting>,
-) -> std::io::Error {
-    std::future::pending().await
-}

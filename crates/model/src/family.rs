@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::device::{Device, Snapshot};
+use crate::feed::Feed;
 use crate::id::FamilyId;
 use crate::image::{Image, ImageInfo, Inspection, Refusal};
 use crate::installed::Installed;
@@ -295,6 +296,28 @@ pub trait Family: Send + Sync {
 
     /// How `offered` stands to `installed`, by the labels alone.
     fn relate(&self, installed: &Versions, offered: &Versions) -> Relation;
+
+    /// Versions as they are shown to people and to Home Assistant, in one line.
+    fn words(&self, versions: &Versions) -> String {
+        versions.to_string()
+    }
+
+    /// The models whose devices take this image, as people call them: its chip, unless its family knows better.
+    fn models(&self, image: &ImageInfo) -> Vec<String> {
+        image.chip.iter().cloned().collect()
+    }
+
+    /// Every download that the vendor offers; none, unless the family says so.
+    fn downloads(&self) -> Vec<Feed> {
+        Vec::new()
+    }
+
+    /// The downloads that are worth a look: those for the devices that there are.
+    fn feeds(&self, fleet: &[Device]) -> Vec<Feed> {
+        let mut feeds = self.downloads();
+        feeds.retain(|feed| fleet.iter().any(|device| feed.is_for(device)));
+        feeds
+    }
 
     /// Why this image may not go to this very device; empty where it may.
     fn accepts(&self, device: &Device, image: &ImageInfo, bytes: &Image) -> Vec<Refusal>;

@@ -13,6 +13,11 @@ pub enum Lookout {
         /// The service, as `_arduino._tcp`.
         service: &'static str,
     },
+    /// A host's name in multicast DNS.
+    Host {
+        /// The name, as `IR-Remote-Mini.local`; several of one name call themselves `…-2.local` and so on.
+        name: &'static str,
+    },
     /// What a web server answers.
     Http {
         /// Its TCP port.
@@ -23,7 +28,7 @@ pub enum Lookout {
     /// Messages of an MQTT broker.
     Mqtt {
         /// The topic to subscribe to; may hold `+`.
-        topic: &'static str,
+        topic: String,
     },
     /// Registers read over Modbus TCP.
     Modbus {
@@ -50,6 +55,13 @@ pub enum Sighting {
         /// Its port.
         port: u16,
     },
+    /// A name that a host answers to in multicast DNS.
+    Host {
+        /// The name, as it was asked for: `IR-Remote-Mini-2.local`.
+        name: String,
+        /// Where it is said to be.
+        address: IpAddr,
+    },
     /// A web server's answer.
     Http {
         /// Who answered.
@@ -60,14 +72,14 @@ pub enum Sighting {
         status: u16,
         /// What it calls itself.
         server: Option<String>,
-        /// The body, bounded.
+        /// The body, at most 64 KiB; a longer one is cut.
         body: Vec<u8>,
     },
     /// A message of a broker.
     Mqtt {
         /// Its topic.
         topic: String,
-        /// Its payload, bounded.
+        /// Its payload, at most 64 KiB.
         payload: Vec<u8>,
     },
     /// Registers.

@@ -241,6 +241,21 @@ pub struct FirmwareListView {
     pub free_bytes: Option<u64>,
     /// The feeds, and how the last look at each went.
     pub feeds: Vec<FeedView>,
+    /// The folder that images can be dropped into; null where none is configured.
+    pub folder: Option<FolderView>,
+}
+
+/// The folder that images can be dropped into, as it was read last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FolderView {
+    /// Where it is on the server; only administrators see it.
+    pub path: String,
+    /// Why it cannot be read; null while it can.
+    pub trouble: Option<String>,
+    /// How many images lie in it.
+    pub n_files: u64,
+    /// Files that are left out, each with its reason.
+    pub ignored: Vec<NoteView>,
 }
 
 /// A vendor's download, as it was looked at last.

@@ -24,17 +24,19 @@ pub struct Retention {
     pub answers: Duration,
 }
 
-impl Retention {
+impl Default for Retention {
     /// What is kept where nobody says otherwise.
     ///
     /// Guess: two weeks of health show a leak of memory; 1,000 devices with a sample in ten minutes are about 100 MB then.
-    /// A job is a few kB and is the only record of what was done to a device.
-    pub const USUAL: Self = Self {
-        samples: Duration::from_secs(14 * DAY.as_secs()),
-        events: Duration::from_secs(90 * DAY.as_secs()),
-        jobs: Duration::from_secs(730 * DAY.as_secs()),
-        answers: Duration::from_secs(30 * DAY.as_secs()),
-    };
+    /// A job is a few kB and the only record of what was done to a device.
+    fn default() -> Self {
+        Self {
+            samples: 14 * DAY,
+            events: 90 * DAY,
+            jobs: 730 * DAY,
+            answers: 30 * DAY,
+        }
+    }
 }
 
 /// How much went.

@@ -7,6 +7,7 @@
     clippy::unwrap_used,
     reason = "helpers of tests: a failure here is a failed test"
 )]
+#![allow(dead_code, reason = "what the server will need")]
 
 mod mosquitto;
 mod need;

@@ -1,19 +1,15 @@
 //! A real broker, and the clients that come with it.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::need;
 use crate::netns::Host;
-use crate::process::{Process, SOON};
-
-/// How often it is asked whether it listens.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+use crate::process::Process;
 
 /// Mosquitto with a configuration of its own, which keeps what is to be kept over a restart.
 pub(crate) struct Mosquitto {
@@ -55,7 +51,7 @@ impl Mosquitto {
         };
         let configuration = format!(
             "listener {port} {address}\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n\
-            autosave_interval 1\nautosave_on_changes true\nlog_dest stderr\n{user}"
+            autosave_interval 1\nautosave_on_changes true\nlog_dest stderr\nlog_type all\n{user}"
         );
         fs::write(broker.folder.path().join("mosquitto.conf"), configuration).unwrap();
         broker.come_back();
@@ -80,21 +76,25 @@ impl Mosquitto {
         let configuration = self.folder.path().join("mosquitto.conf");
         let mut command = self.command(&program("mosquitto"));
         let process = Process::start(command.arg("-c").arg(configuration));
-        // The broker says so when it listens, on a host where the test itself cannot look.
-        let deadline = Instant::now() + SOON;
-        let listens = |process: &Process| {
-            let running = process.said().iter().any(|line| line.contains("running"));
-            running && (self.host.is_some() || TcpStream::connect((self.address, self.port)).is_ok())
-        };
-        while !listens(&process) {
-            assert!(
-                Instant::now() < deadline,
-                "Mosquitto does not start:\n{}",
-                process.said().join("\n")
-            );
-            std::thread::sleep(LOOK_EVERY);
-        }
+        // It says so once it listens.
+        process.wait_for("broker", |line| line.contains("running").then_some(()));
         self.process = Some(process);
+    }
+
+    /// Waits until somebody has subscribed to this topic, since it came back.
+    #[track_caller]
+    pub(crate) fn wait_for_subscriber(&self, topic: &str) {
+        let process = self.process.as_ref().unwrap();
+        // As it logs it: a tab, the topic, and the quality of service.
+        let subscribed = format!("\t{topic} (QoS ");
+        process.wait_for("subscriber", |line| line.contains(&subscribed).then_some(()));
+    }
+
+    /// Every topic that somebody has subscribed to, since it came back.
+    pub(crate) fn subscribed(&self) -> Vec<String> {
+        let said = self.process.as_ref().map(Process::said).unwrap_or_default();
+        let topic = |line: &String| Some(line.split_once('\t')?.1.split_once(" (QoS ")?.0.to_owned());
+        said.iter().filter_map(topic).collect()
     }
 
     /// Publishes, and returns when the broker has it.

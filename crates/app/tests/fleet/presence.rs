@@ -1,10 +1,11 @@
 //! The simulators in a home, against programs that are not ours: no server takes part.
 
 use std::net::Ipv4Addr;
+use std::process::Command;
 
 use crate::mosquitto::Mosquitto;
 use crate::netns::Home;
-use crate::process::Simulator;
+use crate::process::{REFLASH, Simulator};
 
 const ONLINE: &str = "1 home/ir_remote_mini/status online";
 
@@ -43,16 +44,20 @@ fn hosts_of_a_home_hear_each_other_and_sort_out_who_has_the_name() {
 
 #[test]
 fn mosquitto_keeps_online_and_hears_the_heartbeat_again_after_a_restart() {
-    let Some(mut home) = Home::build() else { return };
-    let hub = home.host("broker", Ipv4Addr::new(10, 77, 0, 2), "02:00:00:00:00:02");
-    let device = home.host("dev", Ipv4Addr::new(10, 77, 0, 11), "a0:b1:c2:00:00:01");
-    let Some(mut broker) = Mosquitto::start_at(&hub) else {
+    let Some(mut broker) = Mosquitto::start() else {
         return;
     };
-    let simulator = Simulator::start(
-        &device,
-        &["--mqtt", &broker.address(), "--mqtt-heartbeat", "300ms"],
-    );
+    let flags = [
+        "--ota-port",
+        "0",
+        "--http-port",
+        "0",
+        "--mqtt",
+        &broker.address(),
+        "--mqtt-heartbeat",
+        "300ms",
+    ];
+    let simulator = Simulator::on_loopback(&flags);
     simulator.wait_for("published");
     let heartbeat = |line: &str| {
         let payload =
@@ -68,4 +73,29 @@ fn mosquitto_keeps_online_and_hears_the_heartbeat_again_after_a_restart() {
     broker.come_back();
     let subscriber = broker.subscribe("home/ir_remote_mini/#");
     subscriber.wait_for("heartbeat after the restart", heartbeat);
+}
+
+#[test]
+fn a_broker_or_a_topic_that_cannot_be_is_wrong_usage() {
+    for (arguments, named) in [
+        (&["--mqtt", "10.77.0.2"][..], "HOST:PORT"),
+        (&["--mqtt", ":1883"], "HOST:PORT"),
+        (&["--mqtt", "broker:0"], "HOST:PORT"),
+        (
+            &["--mqtt", "broker:1883", "--mqtt-topic", "home/+/status"],
+            "a topic",
+        ),
+        (&["--mqtt-topic", "home/status"], "--mqtt"),
+        (&["--fault", "return=1"], "vanish"),
+    ] {
+        let output = Command::new(REFLASH)
+            .args(["simulate", "ir-remote", "--ota-port", "0", "--http-port", "0"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let expected = if named == "vanish" { 1 } else { 64 };
+        assert_eq!(output.status.code(), Some(expected), "{arguments:?}: {said}");
+        assert!(said.contains(named), "{arguments:?}: {said}");
+    }
 }

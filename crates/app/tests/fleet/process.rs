@@ -1,6 +1,7 @@
 //! Programs that a test starts, and what they say, line by line.
 
 use std::io::{BufRead as _, BufReader, Read};
+use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -67,20 +68,10 @@ impl Process {
 
     /// Ctrl-C, and until it has ended.
     pub(crate) fn interrupt(&mut self) {
-        self.signal(Signal::INT);
-        let _ = self.child.wait();
-    }
-
-    /// As if the power went.
-    pub(crate) fn kill(&mut self) {
-        self.signal(Signal::KILL);
-        let _ = self.child.wait();
-    }
-
-    fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id()).unwrap();
         // It may have ended by itself.
-        let _ = kill_process(Pid::from_raw(id).unwrap(), signal);
+        let _ = kill_process(Pid::from_raw(id).unwrap(), Signal::INT);
+        let _ = self.child.wait();
     }
 }
 
@@ -110,9 +101,19 @@ impl Simulator {
     /// Starts it at the host's address, and waits until it answers.
     #[track_caller]
     pub(crate) fn start(host: &Host, arguments: &[&str]) -> Self {
-        let mut command = host.command(REFLASH);
+        Self::start_by(host.command(REFLASH), host.address, arguments)
+    }
+
+    /// The same at the first address of loopback; the arguments have to name ports.
+    #[track_caller]
+    pub(crate) fn on_loopback(arguments: &[&str]) -> Self {
+        Self::start_by(Command::new(REFLASH), Ipv4Addr::LOCALHOST, arguments)
+    }
+
+    #[track_caller]
+    fn start_by(mut command: Command, address: Ipv4Addr, arguments: &[&str]) -> Self {
         command
-            .args(["simulate", "ir-remote", "--bind", &host.address.to_string()])
+            .args(["simulate", "ir-remote", "--bind", &address.to_string()])
             .args(arguments);
         let simulator = Self {
             process: Process::start(&mut command),

@@ -25,6 +25,8 @@ const BYTES_PER_S: u64 = 100_000;
 
 /// What the founding document and the vendor's own client have as the OTA password (PROTOCOLS.md B2).
 const PUBLIC_PASSWORD: &str = "ir_remote_update";
+/// What its host name begins with, in small letters (PROTOCOLS.md B4).
+const HOST_NAME: &str = "ir-remote-mini";
 
 /// The family.
 pub(crate) struct IrRemote {
@@ -82,22 +84,25 @@ impl Family for IrRemote {
             Lookout::Mdns {
                 service: "_http._tcp",
             },
+            Lookout::Host {
+                name: "IR-Remote-Mini.local",
+            },
             Lookout::Http {
                 port: self.ways.http_port,
                 path: "/api/status",
             },
             // The real firmware publishes without a device id, the founding document with one (PROTOCOLS.md E3).
             Lookout::Mqtt {
-                topic: "home/ir_remote_mini/status",
+                topic: format!("{}/status", self.ways.status_topic),
             },
             Lookout::Mqtt {
-                topic: "home/ir_remote_mini/+/status",
+                topic: format!("{}/+/status", self.ways.status_topic),
             },
         ]
     }
 
     fn recognise(&self, sighting: &Sighting) -> Option<Candidate> {
-        recognise(&self.id(), sighting)
+        recognise(&self.id(), &self.ways.status_topic, sighting)
     }
 
     fn inspect(&self, image: &Image) -> Inspection {
@@ -150,7 +155,16 @@ impl Family for IrRemote {
 }
 
 /// Only the status tells for certain; names and topics make it likely.
-fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candidate> {
+fn recognise(family: &FamilyId, status_topic: &str, sighting: &Sighting) -> Option<Candidate> {
+    let likely = |address: IpAddr| {
+        Some(Candidate {
+            family: family.clone(),
+            address: Some(address),
+            id: None,
+            certainty: Certainty::Likely,
+            told: None,
+        })
+    };
     match sighting {
         Sighting::Http {
             address,
@@ -185,26 +199,24 @@ fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candidate> {
             let is_ours = matches!(
                 service.trim_end_matches(".local."),
                 "_arduino._tcp" | "_http._tcp"
-            ) && instance.to_lowercase().starts_with("ir-remote-mini");
-            is_ours.then(|| Candidate {
-                family: family.clone(),
-                address: Some(*address),
-                id: None,
-                certainty: Certainty::Likely,
-                told: None,
-            })
+            ) && instance.to_lowercase().starts_with(HOST_NAME);
+            if is_ours { likely(*address) } else { None }
         }
-        Sighting::Mqtt { topic, payload } => heartbeat(family, topic, payload),
+        Sighting::Host { name, address } => {
+            let is_ours = name.to_lowercase().starts_with(HOST_NAME);
+            if is_ours { likely(*address) } else { None }
+        }
+        Sighting::Mqtt { topic, payload } => heartbeat(family, status_topic, topic, payload),
         Sighting::Http { .. } | Sighting::Modbus { .. } => None,
     }
 }
 
 /// A heartbeat says how the device fares; which one it is, only the topic may tell (PROTOCOLS.md E3).
-fn heartbeat(family: &FamilyId, topic: &str, payload: &[u8]) -> Option<Candidate> {
-    let levels: Vec<&str> = topic.split('/').collect();
+fn heartbeat(family: &FamilyId, status_topic: &str, topic: &str, payload: &[u8]) -> Option<Candidate> {
+    let levels: Vec<&str> = topic.strip_prefix(status_topic)?.split('/').collect();
     let named = match levels[..] {
-        [.., "ir_remote_mini", "status"] => None,
-        [.., "ir_remote_mini", named, "status"] => Some(named),
+        ["", "status"] => None,
+        ["", named, "status"] => Some(named),
         _ => return None,
     };
     // A bare "online" says no more than that the topic is in use.
@@ -414,7 +426,7 @@ mod tests {
             server: None,
             body: body.as_bytes().to_vec(),
         };
-        recognise(&FamilyId::new("ir-remote"), &sighting)
+        recognise(&FamilyId::new("ir-remote"), "home/ir_remote_mini", &sighting)
     }
 
     #[test]
@@ -433,5 +445,50 @@ mod tests {
         assert_eq!(seen("/api/status", r#"{"deviceType":"maxi"}"#), None);
         assert_eq!(seen("/", r#"{"deviceType":"mini"}"#), None);
         assert_eq!(seen("/api/status", "<html>"), None);
+    }
+
+    fn heard(topic: &str, payload: &str) -> Option<Candidate> {
+        let sighting = Sighting::Mqtt {
+            topic: topic.to_owned(),
+            payload: payload.as_bytes().to_vec(),
+        };
+        recognise(&FamilyId::new("ir-remote"), "home/ir_remote_mini", &sighting)
+    }
+
+    const HEARTBEAT: &str =
+        r#"{"status":"online","uptime":4711,"free_heap":251234,"device":"ir_receiver_mini"}"#;
+
+    #[test]
+    fn a_heartbeat_tells_health_and_only_the_topic_tells_which_device() {
+        let told = |topic| *heard(topic, HEARTBEAT).unwrap().told.unwrap();
+        let named = told("home/ir_remote_mini/A0:B1:C2:D3:E4:F5/status");
+        assert_eq!(named.id.mac(), Some("a0b1c2d3e4f5"));
+        assert_eq!(named.uptime, Some(Duration::from_secs(4711)));
+        assert_eq!(named.health.free_heap_bytes, Some(251_234));
+        let nameless = told("home/ir_remote_mini/status");
+        assert_eq!(nameless.id.strength, Strength::Weak);
+        assert_eq!(heard("home/ir_remote_mini/status", HEARTBEAT).unwrap().id, None);
+    }
+
+    #[test]
+    fn what_stands_in_a_topic_never_becomes_more_than_a_plain_word() {
+        let topic = "home/ir_remote_mini/a+#\u{0}\u{202e}b/status";
+        let id = heard(topic, HEARTBEAT).unwrap().told.unwrap().id;
+        assert_eq!((id.hardware.as_str(), id.strength), ("mqtt:ab", Strength::Weak));
+    }
+
+    #[test]
+    fn other_topics_and_payloads_are_no_heartbeat() {
+        for (topic, payload) in [
+            ("home/ir_remote_mini/button", HEARTBEAT),
+            ("home/ir_remote_mini/a/b/status", HEARTBEAT),
+            ("home/other/status", HEARTBEAT),
+            ("home/ir_remote_mini_x/status", HEARTBEAT),
+            ("home/ir_remote_mini/status", "online"),
+            ("home/ir_remote_mini/status", r#"{"device":"something else"}"#),
+            ("home/ir_remote_mini/status", ""),
+        ] {
+            assert_eq!(heard(topic, payload), None, "{topic} {payload}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! Its label always moves with the image, so an unmoved one is the old image.
 
 mod driver;
+mod feed;
 pub(crate) mod file;
 mod form;
 pub(crate) mod link;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use model::device::{Device, Snapshot};
 use model::family::{Driver, Family, Label, Method, Target, Timing, Undo};
+use model::feed::Feed;
 use model::id::FamilyId;
 use model::image::{Image, ImageInfo, Inspection, Override, Refusal};
 use model::installed::Installed;
@@ -100,6 +102,18 @@ impl Family for Komfovent {
 
     fn relate(&self, installed: &Versions, offered: &Versions) -> Relation {
         version::relate(installed, offered)
+    }
+
+    fn words(&self, versions: &Versions) -> String {
+        version::words(versions)
+    }
+
+    fn models(&self, image: &ImageInfo) -> Vec<String> {
+        version::models(image.versions.as_ref())
+    }
+
+    fn downloads(&self) -> Vec<Feed> {
+        feed::downloads(&self.id())
     }
 
     fn accepts(&self, device: &Device, image: &ImageInfo, _bytes: &Image) -> Vec<Refusal> {

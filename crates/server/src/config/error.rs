@@ -250,24 +250,26 @@ fn masked_after(after: &str) -> String {
     format!(" {MASK}")
 }
 
-/// Whether each word before a colon is a key of ours that holds no secret, and there is one.
+/// Whether a line begins with a key of ours, each word before a colon is one that holds no secret, and nothing else
+/// looks like the name of a secret: where the notation is broken, nobody knows what belongs to what.
 fn may_be_shown(line: &str, known: fn(&str) -> Known) -> bool {
-    let mut n_keys = 0;
-    for (idx, _) in line.match_indices(':') {
-        let after = line[idx + 1..].chars().next();
-        if after.is_some_and(|next| !next.is_whitespace()) {
-            continue;
-        }
-        let key = line[..idx]
-            .rsplit([' ', ',', '{', '[', '-', '\t'])
-            .next()
-            .unwrap_or_default();
-        if known(unquoted(key)) != Known::Plain {
-            return false;
-        }
-        n_keys += 1;
+    let small = line.to_ascii_lowercase();
+    if ["pass", "secret", "token", "url", "://", "@"]
+        .iter()
+        .any(|word| small.contains(word))
+    {
+        return false;
     }
-    n_keys > 0
+    // A line that does not begin with a key of ours may go on with the value of the line above.
+    let first = line.trim_start_matches([' ', '-', '{', '[']).split(':').next();
+    if known(unquoted(first.unwrap_or_default())) != Known::Plain {
+        return false;
+    }
+    line.match_indices(':').all(|(idx, _)| {
+        let is_key = line[idx + 1..].chars().next().is_none_or(char::is_whitespace);
+        let key = line[..idx].rsplit([' ', ',', '{', '[', '-', '\t']).next();
+        !is_key || known(unquoted(key.unwrap_or_default())) == Known::Plain
+    })
 }
 
 fn unquoted(key: &str) -> &str {
@@ -285,6 +287,20 @@ fn is_word(text: &str) -> bool {
 /// A text for a message: bounded, printable, in back-quotes.
 pub(super) fn quoted(text: &str) -> String {
     format!("`{}`", printable(text, MAX_QUOTED))
+}
+
+/// A key for a message. What follows the word may be a password whose colon is missing.
+pub(super) fn quoted_key(key: &str) -> String {
+    let fits = |character: char| character.is_alphanumeric() || matches!(character, '_' | '-' | '<');
+    let word: String = key
+        .chars()
+        .take_while(|character| fits(*character))
+        .take(MAX_QUOTED)
+        .collect();
+    if word.len() < key.len() {
+        return format!("`{word}{MASK}`");
+    }
+    format!("`{word}`")
 }
 
 /// At most so many characters, control and formatting characters replaced.

@@ -118,7 +118,7 @@ pub(super) const ESP_DEVICE: &[&str] = &[
 pub(super) const LOGIN_DEVICE: &[&str] = &["ip", "host", "name", "username", "password", "group", "tags"];
 
 /// Where which keys stand; places that the owner names are written with a star.
-const PLACES: &[(&str, &[&str])] = &[
+pub(super) const PLACES: &[(&str, &[&str])] = &[
     ("", ROOT),
     ("server", SERVER),
     ("server.tls", TLS),

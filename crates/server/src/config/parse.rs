@@ -501,7 +501,7 @@ impl Reader {
         if table.get("days").is_none() {
             let monday = jiff::civil::Weekday::Monday;
             days.extend(monday.cycle_forward().take(7));
-        } else if days.is_empty() {
+        } else if table.list("days").is_some_and(<[Node]>::is_empty) {
             let text = format!("`{path}.days` is empty, so the window never opens");
             self.problem(Problem::at(
                 table.at,

@@ -2,7 +2,7 @@
 
 use secrecy::SecretString;
 
-use super::error::{At, Known, Problem, quoted};
+use super::error::{At, Known, Problem, quoted, quoted_key};
 use super::keys;
 use super::yaml::{Key, Kind, Node, Scalar};
 
@@ -66,9 +66,9 @@ impl Reader {
     /// A mapping with keys of ours only.
     pub(super) fn table<'n>(&mut self, node: &'n Node, path: &'n str, keys: &[&str]) -> Option<Table<'n>> {
         let entries = self.entries(node, path)?;
-        for (key, _) in entries {
+        for (key, value) in entries {
             if !keys.contains(&key.text.as_str()) {
-                self.problem(unknown(key, path, keys));
+                self.problem(unknown(key, value, path, keys));
             }
         }
         Some(Table {
@@ -86,7 +86,7 @@ impl Reader {
             match name(&key.text) {
                 Ok(()) => good.push((key, node)),
                 Err(reason) => {
-                    let text = format!("the name {} in `{path}` {reason}", quoted(&key.text));
+                    let text = format!("the name {} in `{path}` {reason}", quoted_key(&key.text));
                     self.problem(Problem::at(
                         key.at,
                         text,
@@ -108,7 +108,7 @@ impl Reader {
                 } else {
                     format!("`{path}`")
                 };
-                let text = format!("{whose} is {} and not a list of keys and values", kind_of(other));
+                let text = format!("{whose} is {} and not a block of keys and values", kind_of(other));
                 let help = format!(
                     "write `key: value` on lines of their own below it, indented; the keys are {}",
                     listed(keys::of(path))
@@ -155,7 +155,7 @@ impl Reader {
                 let what = if may_show(scalar) {
                     format!("`{path}` is {}: {reason}", quoted(&scalar.text))
                 } else {
-                    format!("the value that `{path}` refers to does not fit: {reason}")
+                    format!("the value of `{path}` does not fit: {reason}")
                 };
                 let problem = Problem::at(node.at, what, help);
                 let problem = if may_show(scalar) {
@@ -193,7 +193,7 @@ impl Reader {
             self.problem(Problem::at(node.at, format!("`{path}` {wrong}"), help));
             return None;
         }
-        if !scalar.hidden {
+        if scalar.is_here {
             self.plain_secrets.push(path);
         }
         Some(SecretString::from(scalar.text.clone()))
@@ -210,43 +210,42 @@ fn kind_of(kind: &Kind) -> &'static str {
         Kind::Null => "empty",
         Kind::Scalar(_) | Kind::Reference(_) => "a single value",
         Kind::List(_) => "a list",
-        Kind::Map(_) => "a list of keys and values",
+        Kind::Map(_) => "a block of keys and values",
     }
 }
 
 /// Says which key was meant.
-fn unknown(key: &Key, path: &str, keys: &[&str]) -> Problem {
+fn unknown(key: &Key, value: &Node, path: &str, keys: &[&str]) -> Problem {
     let place = if path.is_empty() {
         "here".to_owned()
     } else {
         format!("in `{path}`")
     };
-    let text = format!("there is no key {} {place}", quoted(&key.text));
-    let elsewhere = keys::places_of(&key.text);
-    let help = if let Some(near) = nearest(&key.text, keys.iter().copied()) {
-        format!("did you mean `{near}`?")
-    } else if key.text == "<<" {
-        "merges are not read: write the values out".to_owned()
-    } else if let Some(place) = elsewhere.first() {
-        if place.is_empty() {
-            format!("`{}` stands at the very left, outside any block", key.text)
-        } else {
-            format!("`{}` belongs into `{place}`", key.text)
-        }
-    } else {
-        format!("the keys are {}", listed(keys))
+    let is_word = |text: &str| {
+        text.chars()
+            .all(|character| character.is_alphanumeric() || "_-<".contains(character))
     };
-    let problem = Problem::at(key.at, text, help);
-    // What is no word may be a password that slipped to the left of a colon.
-    if key
-        .text
-        .chars()
-        .all(|character| character.is_ascii_alphanumeric() || "_-<. ".contains(character))
-    {
-        problem.shown()
-    } else {
-        problem
+    let near = nearest(&key.text, keys.iter().copied());
+    let elsewhere = keys::places_of(&key.text);
+    // A lone word may be a password that has lost its key: only one with a value behind it is a key, or one like ours.
+    let is_key = near.is_some() || !elsewhere.is_empty() || !matches!(value.kind, Kind::Null);
+    if !is_word(&key.text) || !is_key {
+        let text = format!("there is no such key {place}");
+        return Problem::at(
+            key.at,
+            text,
+            "a key is one word, and behind it stand a colon, a space and a value",
+        );
     }
+    let text = format!("there is no key {} {place}", quoted_key(&key.text));
+    let help = match (near, elsewhere.first().copied()) {
+        (Some(near), _) => format!("did you mean `{near}`?"),
+        (None, Some("")) => format!("`{}` stands at the very left, outside any block", key.text),
+        (None, Some(place)) => format!("`{}` belongs into `{place}`", key.text),
+        (None, None) if key.text == "<<" => "merges are not read: write the values out".to_owned(),
+        (None, None) => format!("the keys are {}", listed(keys)),
+    };
+    Problem::at(key.at, text, help).shown()
 }
 
 fn listed(keys: &[&str]) -> String {

@@ -112,15 +112,18 @@ impl Sources {
                 }
             }
             Kind::Reference(reference) => {
+                let is_secret = matches!(reference, Reference::Secret(_));
                 let found = match reference {
                     Reference::Secret(name) => self.secret(name.trim()),
                     Reference::Environment(text) => self.variable(text.trim()),
                 };
                 node.kind = match found {
-                    Ok(Some(text)) => Kind::Scalar(Scalar { text, hidden: true }),
+                    Ok(Some(text)) => Kind::Scalar(Scalar::from_elsewhere(text)),
                     Ok(None) => Kind::Null,
                     Err((text, help)) => {
-                        problems.push(Problem::at(node.at, text, help).shown());
+                        let problem = Problem::at(node.at, text, help);
+                        // The default of a variable may be a password.
+                        problems.push(if is_secret { problem.shown() } else { problem });
                         Kind::Null
                     }
                 };

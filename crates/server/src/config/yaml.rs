@@ -33,8 +33,28 @@ pub(super) enum Kind {
 
 pub(super) struct Scalar {
     pub(super) text: String,
-    /// Came from a file of secrets or the environment, so it is never shown.
+    /// It is never shown: it came from a file of secrets or the environment, or covers several lines.
     pub(super) hidden: bool,
+    /// It stands in the file itself.
+    pub(super) is_here: bool,
+}
+
+impl Scalar {
+    fn here(text: String) -> Self {
+        Self {
+            text,
+            hidden: false,
+            is_here: true,
+        }
+    }
+
+    pub(super) fn from_elsewhere(text: String) -> Self {
+        Self {
+            text,
+            hidden: true,
+            is_here: false,
+        }
+    }
 }
 
 pub(super) enum Reference {
@@ -132,11 +152,16 @@ impl<'t> Reading<'t, '_> {
         let kind = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 self.refuse_anchor(anchor, here);
-                self.scalar(text.into_owned(), style, tag.as_deref(), &span)
+                let mut kind = self.scalar(text.into_owned(), style, tag.as_deref(), &span);
+                // A missing colon or quote joins a value with the line below, where a password may stand.
+                if let Kind::Scalar(scalar) = &mut kind {
+                    scalar.hidden |= span.start.line() != span.end.line();
+                }
+                kind
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.refuse_anchor(anchor, here);
-                self.refuse_tag(tag.as_deref(), &span);
+                let refused = self.refuse_tag(tag.as_deref(), &span);
                 let mut items = Vec::new();
                 loop {
                     let (event, span) = self.next()?;
@@ -145,12 +170,13 @@ impl<'t> Reading<'t, '_> {
                     }
                     items.push(self.node(event, span)?);
                 }
-                Kind::List(items)
+                if refused { Kind::Null } else { Kind::List(items) }
             }
             Event::MappingStart(_, anchor, tag) => {
                 self.refuse_anchor(anchor, here);
-                self.refuse_tag(tag.as_deref(), &span);
-                self.map()?
+                let refused = self.refuse_tag(tag.as_deref(), &span);
+                let map = self.map()?;
+                if refused { Kind::Null } else { map }
             }
             Event::Alias(_) | Event::UnresolvedAlias(_) => {
                 self.refuse_anchor(1, here);
@@ -187,7 +213,7 @@ impl<'t> Reading<'t, '_> {
             if let Some(line) = seen.get(&text) {
                 let text = format!(
                     "the key {} stands here a second time",
-                    super::error::quoted(&text)
+                    super::error::quoted_key(&text)
                 );
                 let help = format!("remove one of the two; the first is in line {line}");
                 self.problems.push(Problem::at(here, text, help));
@@ -205,9 +231,12 @@ impl<'t> Reading<'t, '_> {
                 ("!", "env_var") => return Kind::Reference(Reference::Environment(text)),
                 // It says what is so anyway: everything is text until it is read.
                 _ if tag.core_suffix() == Some("str") => {
-                    return Kind::Scalar(Scalar { text, hidden: false });
+                    return Kind::Scalar(Scalar::here(text));
                 }
-                _ => self.refuse_tag(Some(tag), span),
+                _ => {
+                    self.refuse_tag(Some(tag), span);
+                    return Kind::Null;
+                }
             }
         }
         // What is empty in YAML 1.2's core schema; quoted it is a text.
@@ -216,7 +245,7 @@ impl<'t> Reading<'t, '_> {
         if is_null {
             return Kind::Null;
         }
-        Kind::Scalar(Scalar { text, hidden: false })
+        Kind::Scalar(Scalar::here(text))
     }
 
     fn refuse_anchor(&mut self, anchor: usize, here: At) {
@@ -228,23 +257,31 @@ impl<'t> Reading<'t, '_> {
         self.problems.push(Problem::at(here, text, help));
     }
 
-    fn refuse_tag(&mut self, tag: Option<&Tag>, span: &Span) {
-        let Some(tag) = tag else { return };
+    /// Whether there was one; its value is then as good as none, and nothing else is found fault with.
+    fn refuse_tag(&mut self, tag: Option<&Tag>, span: &Span) -> bool {
+        let Some(tag) = tag else { return false };
         let here = span.tag_start().map_or(at(span), |start| At {
             line: start.line(),
             column: start.col() + 1,
             len: 1,
         });
-        let name = format!("{}{}", tag.original_handle(), tag.suffix());
-        let text = format!("the tag {} is not read", super::error::quoted(&name));
-        let help = match tag.suffix() {
-            "secret" | "env_var" => "it stands before one word, as in `password: !secret name`",
-            suffix if suffix.starts_with("include") => "there are no includes: write the content here",
-            _ => {
-                "only `!secret name` and `!env_var NAME` are; put the value in quotes if it is meant to begin with `!`"
-            }
+        // A password may begin with `!`, so nothing but what is known is named.
+        let (text, help) = match tag.suffix() {
+            "secret" | "env_var" => (
+                "`!secret` and `!env_var` stand before a single word",
+                "write for example `password: !secret name`",
+            ),
+            suffix if suffix.starts_with("include") => (
+                "includes are not read",
+                "write the content of the other file here",
+            ),
+            _ => (
+                "a word that begins with `!` is a tag, and only `!secret name` and `!env_var NAME` are read",
+                "put the value in quotes if it is meant to begin with `!`",
+            ),
         };
         self.problems.push(Problem::at(here, text, help));
+        true
     }
 }
 

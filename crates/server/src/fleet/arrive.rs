@@ -110,6 +110,9 @@ impl Fleet {
             .map(|snapshot| snapshot.versions.clone());
         let version_is = snapshot.versions.clone();
         let restarted = entry.take(snapshot, now.boot);
+        if entry.offer_due {
+            self.inner.offers_due.notify_one();
+        }
         entry.presence = was.answered();
         entry.trouble = None;
         entry.glances = if how.full {

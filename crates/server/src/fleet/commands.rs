@@ -558,7 +558,11 @@ impl Fleet {
             own.skipped = row.skipped;
             own.ota_wanted = row.ota_wanted;
             own.sealed_password = row.sealed_password;
+            entry.offer_due = true;
         }
+        drop(state);
+        // What is asked right after this shows the new offer.
+        self.refresh_offers().await;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use model::device::{Device, Hardware, Ota, Snapshot};
 use model::family::Family;
 use model::id::{DeviceId, Strength};
 use model::inventory::{Presence, State};
+use model::version::Versions;
 use store::FleetRow;
 use tokio::time::Instant;
 
@@ -36,6 +37,10 @@ pub(super) struct Entry {
     pub(super) sampled_ms: i64,
     /// The last heartbeat by a broker, on the clock since boot.
     pub(super) heard_at: Option<Duration>,
+    /// The newest image that fits it, as it was worked out last.
+    pub(super) offer: Option<OfferView>,
+    /// What the offer depends on has changed since.
+    pub(super) offer_due: bool,
 }
 
 /// Two devices in one place, or one in two.
@@ -83,6 +88,8 @@ impl Entry {
             snapshot_at: None,
             sampled_ms: 0,
             heard_at: None,
+            offer: None,
+            offer_due: true,
         }
     }
 
@@ -111,6 +118,7 @@ impl Entry {
             fill(&mut seen.hardware, &before.hardware);
             seen.health.signal_dbm = seen.health.signal_dbm.or(before.health.signal_dbm);
             seen.host_name = seen.host_name.or_else(|| before.host_name.clone());
+            self.offer_due |= before.versions != seen.versions || before.hardware != seen.hardware;
             if let (Some(was), Some(is)) = (before.uptime, seen.uptime) {
                 let expected = match self.snapshot_at {
                     Some(then) => was + at.saturating_sub(then),
@@ -173,7 +181,6 @@ impl Entry {
         let row = &self.row;
         let snapshot = row.snapshot.as_ref();
         let device = self.device();
-        let (latest, offered) = self.offer(repository, &device);
         let online = self.presence.state() == State::Online;
         let (reported_version, versions) = match snapshot {
             Some(snapshot) if !snapshot.versions.is_empty() => {
@@ -228,8 +235,8 @@ impl Entry {
             busy: snapshot.is_some_and(|snapshot| snapshot.busy),
             has_password: facts.has_password,
             installed: self.installed(repository),
-            latest,
-            offered,
+            latest: self.offer.clone(),
+            offered: self.is_offered(),
             tags: row.tags.clone(),
             group: row.group.clone(),
             pinned: row.pinned.clone(),
@@ -239,46 +246,20 @@ impl Entry {
         }
     }
 
+    /// Whether there is something worth installing.
+    pub(super) fn is_offered(&self) -> bool {
+        self.offer.as_ref().is_some_and(|offer| offer.why_not.is_none())
+    }
+
     fn installed(&self, repository: &Repository) -> Option<InstalledView> {
         let record = self.row.installed.as_ref()?;
-        let kept = record.digest.and_then(|digest| repository.get(&digest));
-        // Once the device shows another label, the record is of the past.
-        let holds = self
+        let nothing = Versions::default();
+        let seen = self
             .row
             .snapshot
             .as_ref()
-            .is_none_or(|snapshot| snapshot.versions == record.label);
-        if !holds {
-            return None;
-        }
-        Some(InstalledView {
-            sha256: record.digest.map(|digest| digest.to_string()),
-            name: kept
-                .as_ref()
-                .map_or_else(|| record.label.to_string(), |kept| kept.name.clone()),
-            kept: kept.is_some(),
-        })
-    }
-
-    fn offer(&self, repository: &Repository, device: &Device) -> (Option<OfferView>, bool) {
-        let Some(mut offer) = repository.latest_for(device, &*self.family, self.row.installed.as_ref())
-        else {
-            return (None, false);
-        };
-        let named = |word: &String| {
-            *word == offer.sha256
-                || *word == offer.name
-                || *word == offer.file_name
-                || offer.sha256.starts_with(word.as_str())
-        };
-        let why_not = match &self.row.pinned {
-            Some(pinned) if !named(pinned) => Some(format!("pinned to {pinned}")),
-            _ if self.row.skipped.iter().any(named) => Some("skipped".to_owned()),
-            _ => None,
-        };
-        offer.why_not = offer.why_not.or(why_not);
-        let offered = offer.why_not.is_none();
-        (Some(offer), offered)
+            .map_or(&nothing, |snapshot| &snapshot.versions);
+        Some(repository.installed_view(&*self.family, record, seen))
     }
 
     fn warnings(&self, facts: Facts) -> Vec<NoteView> {

@@ -8,6 +8,7 @@ mod commands;
 mod entry;
 mod error;
 mod look;
+mod offers;
 mod settings;
 mod sources;
 mod writer;
@@ -65,6 +66,8 @@ struct Inner {
     written: Notify,
     /// Something is due earlier than the poller thinks.
     wake: Notify,
+    /// Some offers are to be worked out anew.
+    offers_due: Notify,
     /// Sources are to be started anew: other settings.
     resettle: Notify,
     /// A scan is wanted now; the answer goes there.
@@ -82,6 +85,8 @@ struct State {
     looking_at: HashSet<IpAddr>,
     outbox: Outbox,
     sources: BTreeMap<&'static str, SourceView>,
+    /// Until when it is known what was done beside this server.
+    taken_over_ms: i64,
 }
 
 impl Fleet {
@@ -104,6 +109,7 @@ impl Fleet {
             looking_at: HashSet::new(),
             outbox: Outbox::default(),
             sources: BTreeMap::new(),
+            taken_over_ms: engine.clock().now().wall_ms,
         };
         let now = Instant::now();
         for row in rows {
@@ -138,6 +144,7 @@ impl Fleet {
                 writing: tokio::sync::Mutex::new(()),
                 written: Notify::new(),
                 wake: Notify::new(),
+                offers_due: Notify::new(),
                 resettle: Notify::new(),
                 scans,
                 scans_wanted: Mutex::new(Some(scans_wanted)),
@@ -155,6 +162,7 @@ impl Fleet {
         tasks.spawn(self.clone().poll(cancel.clone()));
         tasks.spawn(self.clone().take_sightings(seen, cancel.clone()));
         tasks.spawn(self.clone().look_out(sightings, cancel.clone()));
+        tasks.spawn(self.clone().keep_offers(cancel.clone()));
         tasks.spawn(self.clone().write_behind(cancel.clone()));
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {

@@ -20,6 +20,8 @@ pub struct FleetSettings {
     pub scan_every: Duration,
     /// Whether announcements by multicast DNS are listened to.
     pub mdns: bool,
+    /// How they are listened to.
+    pub multicast: net::Multicast,
     /// The broker to listen to.
     pub broker: Option<discovery::Broker>,
     /// Whether what is found is enrolled by itself.

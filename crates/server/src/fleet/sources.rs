@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use discovery::{Coverage, Scan};
+use model::chain::chain;
 use model::family::Family;
 use model::sighting::{Candidate, Sighting};
 use tokio::sync::{mpsc, oneshot};
@@ -24,9 +25,6 @@ const N_LOOKS: usize = 64;
 const BACK_OFF: [Duration; 2] = [Duration::from_secs(2), Duration::from_mins(2)];
 /// How soon to scan again where nothing could be asked: the network may come back.
 const AFTER_NO_ROUTE: Duration = Duration::from_secs(30);
-/// The names that several devices with one name share among themselves (DESIGN.md, "What is settled": scan).
-const HOST_NAME: &str = "IR-Remote-Mini";
-const N_HOST_NAMES: u32 = 9;
 
 /// A sighting, and who had it.
 pub(super) type Tagged = (&'static str, Sighting);
@@ -163,19 +161,13 @@ impl Fleet {
         stop: CancellationToken,
     ) {
         let lookouts = settings.lookouts();
-        let hosts: Vec<String> = (1..=N_HOST_NAMES)
-            .map(|idx| match idx {
-                1 => format!("{HOST_NAME}.local"),
-                idx => format!("{HOST_NAME}-{idx}.local"),
-            })
-            .collect();
         let dialer = self.inner.site.dialer.clone();
         self.listen("mdns", &out, &stop, || {
-            let (lookouts, hosts, dialer) = (lookouts.clone(), hosts.clone(), dialer.clone());
+            let (lookouts, dialer) = (lookouts.clone(), dialer.clone());
+            let multicast = settings.multicast.clone();
             move |seen| async move {
-                discovery::mdns(&lookouts, &hosts, &dialer, seen)
-                    .await
-                    .to_string()
+                let error = discovery::mdns(&lookouts, &multicast, &dialer, &seen).await;
+                chain(&error)
             }
         })
         .await;
@@ -193,7 +185,7 @@ impl Fleet {
         let lookouts = settings.lookouts();
         self.listen("mqtt", &out, &stop, || {
             let (broker, lookouts) = (broker.clone(), lookouts.clone());
-            move |seen| async move { discovery::mqtt(&broker, &lookouts, seen).await.to_string() }
+            move |seen| async move { chain(&discovery::mqtt(&broker, &lookouts, &seen).await) }
         })
         .await;
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use engine::Engine;
 use families::Ways;
 use net::{Dialer, Networks, Site};
+use server::firmware::Repository;
 use server::fleet::{ConfiguredDevice, FamilySettings, Fleet, FleetSettings};
 use server::metrics::Metrics;
 use server::secrets::Sealer;
@@ -133,6 +134,7 @@ pub(crate) fn settings(wanted: &Wanted, ways: &Ways) -> FleetSettings {
         scan_ranges: wanted.ranges.iter().map(|range| range.parse().unwrap()).collect(),
         scan_every: wanted.scan_every.unwrap_or(Duration::from_secs(60)),
         mdns: false,
+        multicast: net::Multicast::default(),
         broker: None,
         auto_enroll: wanted.auto_enroll,
     }
@@ -147,12 +149,21 @@ impl Bed {
         let store = Arc::new(Store::open(folder.path()).await.unwrap());
         let engine = Engine::new(store.clone()).unwrap();
         let sealer = Arc::new(Sealer::open_or_make(folder.path()).unwrap());
+        let families = families::all(&site(), ways);
+        let repository = Repository::open(
+            Store::clone(&store),
+            families,
+            engine.clock(),
+            server::firmware::Settings::default(),
+        )
+        .await
+        .unwrap();
         let fleet = Fleet::load(
             store.clone(),
             engine,
             site(),
             sealer,
-            crate::repository(&store).await,
+            repository,
             Metrics::new(),
             settings(wanted, ways),
         )
@@ -211,7 +222,11 @@ impl Bed {
 
     /// Waits for an event of this kind about this device.
     #[track_caller]
-    pub(crate) fn event<'a>(&'a mut self, kind: &'a str, device: &'a str) -> impl Future<Output = EventView> + 'a {
+    pub(crate) fn event<'a>(
+        &'a mut self,
+        kind: &'a str,
+        device: &'a str,
+    ) -> impl Future<Output = EventView> + 'a {
         let caller = std::panic::Location::caller();
         async move {
             let wait = async {

@@ -3,20 +3,12 @@
 
 mod bed;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bed::{Bed, Devices, Wanted, address, ip, listed};
 use model::inventory::State;
-use server::firmware::Repository;
 use server::fleet::{AddDevice, DeviceChange, FleetErrorKind};
 use sim::ir_remote::{Config, Fault};
-use store::Store;
-
-#[expect(clippy::unused_async, reason = "the real one is")]
-async fn repository(_store: &Arc<Store>) -> Repository {
-    Repository
-}
 
 fn online(device: &server::views::DeviceView) -> bool {
     device.state == State::Online

@@ -360,6 +360,8 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     /// A response as Apple's and Avahi's responders send it, put together by hand from RFC 1035 4.1.4: the second name
@@ -461,5 +463,19 @@ mod tests {
         }
         let long = [&head[..], &b"\x01a".repeat(128), b"\0\0\x0c\0\x01"].concat();
         assert_eq!(Message::decode(&long), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_is_too_odd_to_be_read(noise in vec(any::<u8>(), 0..200), at in vec((0..COMPRESSED.len(), any::<u8>()), 0..6)) {
+            Message::decode(&noise);
+            let mut packet = COMPRESSED.to_vec();
+            for (at, byte) in at {
+                packet[at] = byte;
+            }
+            if let Some(message) = Message::decode(&packet) {
+                message.encode();
+            }
+        }
     }
 }
