@@ -92,9 +92,10 @@ impl Command {
 
 /// Runs the command that was given.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments = device::with_tags_to_remove(std::env::args_os());
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return usage::tell(&error, std::env::args_os().skip(1)).into(),
+        Err(error) => return usage::tell(&error, arguments.into_iter().skip(1)).into(),
     };
     log();
     raise_file_limit();
@@ -126,7 +127,7 @@ fn in_runtime(command: Command) -> Result<Exit, Trouble> {
     runtime.block_on(async {
         match command {
             Command::Demo(arguments) => demo::run(arguments).await,
-            Command::Serve(arguments) => serve::run(arguments).await,
+            Command::Serve(arguments) => serve::run(arguments),
             Command::Push(arguments) => push::run(*arguments).await,
             Command::Device(arguments) => device::run(*arguments).await,
             Command::Firmware(arguments) => firmware::run(*arguments).await,
