@@ -1,4 +1,6 @@
 //! The server: the fleet as it is known, the firmware repository, and the API that offers both.
 #![warn(missing_docs)]
 
+pub mod api;
+pub mod secrets;
 pub mod views;
