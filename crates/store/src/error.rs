@@ -15,7 +15,7 @@ pub enum StoreErrorKind {
     Busy,
     /// The disk is full; nothing changed, try again when there is room.
     Full,
-    /// The database's content is damaged.
+    /// The database's content is damaged, or contradicts itself.
     Corrupt,
     /// The database may not be written.
     ReadOnly,
@@ -75,6 +75,7 @@ mod code {
     pub(super) const CORRUPT: i32 = 11;
     pub(super) const FULL: i32 = 13;
     pub(super) const CANTOPEN: i32 = 14;
+    pub(super) const CONSTRAINT: i32 = 19;
     pub(super) const AUTH: i32 = 23;
     pub(super) const NOTADB: i32 = 26;
     /// Extended: the shared-memory file could not grow, which is a full disk.
@@ -91,7 +92,7 @@ pub(crate) fn kind_of(error: &sqlx::Error) -> StoreErrorKind {
             match (extended, extended & 0xff) {
                 (code::IOERR_SHMSIZE, _) | (_, code::FULL) => StoreErrorKind::Full,
                 (_, code::BUSY | code::LOCKED) => StoreErrorKind::Busy,
-                (_, code::CORRUPT | code::NOTADB) => StoreErrorKind::Corrupt,
+                (_, code::CORRUPT | code::NOTADB | code::CONSTRAINT) => StoreErrorKind::Corrupt,
                 (_, code::READONLY | code::CANTOPEN | code::PERM | code::AUTH) => StoreErrorKind::ReadOnly,
                 _ => StoreErrorKind::Io,
             }
@@ -190,6 +191,92 @@ pub enum InventoryError {
         /// The device.
         device: String,
     },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a device was not removed or replaced. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveDeviceError {
+    /// It is in the middle of a job, which must be settled first.
+    #[error("job {0} of this device is not finished")]
+    JobOpen(JobId),
+    /// Something has to be put back at it first.
+    #[error("something has to be put back at this device first")]
+    UndoPending,
+    /// It would take its own place.
+    #[error("a device cannot replace itself")]
+    SameDevice,
+    /// The device was never stored, or has gone already.
+    #[error("device {device} is not known")]
+    UnknownDevice {
+        /// The device.
+        device: String,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What an image is still needed for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FirmwareUse {
+    /// The device is believed to run it.
+    Runs {
+        /// The device, as [`model::id::DeviceId::key`] names it.
+        device: String,
+    },
+    /// The device could go back to it.
+    WayBack {
+        /// The device.
+        device: String,
+    },
+    /// The device is to stay at it.
+    Pinned {
+        /// The device.
+        device: String,
+    },
+    /// A job that is not finished brings it.
+    Job(JobId),
+}
+
+impl std::fmt::Display for FirmwareUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Runs { device } => write!(f, "device {device} runs it"),
+            Self::WayBack { device } => write!(f, "device {device} could go back to it"),
+            Self::Pinned { device } => write!(f, "device {device} is to stay at it"),
+            Self::Job(job) => write!(f, "job {job} brings it"),
+        }
+    }
+}
+
+/// Why an image was not removed or approved.
+#[derive(Debug, thiserror::Error)]
+pub enum FirmwareError {
+    /// It is needed; nothing was changed.
+    #[error("image {digest} is needed: {by}")]
+    InUse {
+        /// The image.
+        digest: Sha256,
+        /// What for: the first reason found.
+        by: FirmwareUse,
+    },
+    /// It is no image that approval helps.
+    #[error("image {digest} is {} and cannot be approved", state.name())]
+    NotApprovable {
+        /// The image.
+        digest: Sha256,
+        /// How it stands.
+        state: model::firmware::State,
+    },
+    /// It is not in the repository.
+    #[error("there is no image {0}")]
+    Unknown(Sha256),
+    /// Its file could not be removed.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -23,8 +23,17 @@ const N_READERS: u32 = 4;
 /// How long to wait for one of our own connections: several writers, each waiting its busy timeout.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// FULL as `pragma synchronous` tells it (`sqlite.org/pragma.html#pragma_synchronous`).
+const DURABLE: &str = "2";
+/// NORMAL: a commit is in the log, and the log is written to disk with the next commit of somebody who waits for it.
+const SOON: &str = "1";
+/// How much of the database each connection keeps in memory at most, KiB: seven of them share the server's 8 MB
+/// (PERFORMANCE.md), and 1,000 devices are about 1 MB.
+const CACHE_KIB: &str = "-256";
+
 pub(crate) struct Opened {
     pub(crate) writer: SqlitePool,
+    pub(crate) soon: SqlitePool,
     pub(crate) readers: SqlitePool,
 }
 
@@ -53,8 +62,15 @@ pub(crate) async fn open(folder: &Path, migrations: &'static [Migration]) -> Res
         .max_lifetime(None)
         .test_before_acquire(false)
         .connect_lazy_with(options(&at.path).pragma("query_only", "on"));
+    let soon = at
+        .one_writer(SOON)
+        .connect_lazy_with(writing(&at.path).synchronous(SqliteSynchronous::Normal));
     drop(lock);
-    Ok(Opened { writer, readers })
+    Ok(Opened {
+        writer,
+        soon,
+        readers,
+    })
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {
@@ -62,6 +78,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .filename(path)
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true)
+        .pragma("cache_size", CACHE_KIB)
         .disable_statement_logging()
 }
 
@@ -149,6 +166,14 @@ impl At {
 
     /// The one writing connection; its modes are read back whenever it is made.
     async fn writer(&self) -> Result<SqlitePool, OpenError> {
+        self.one_writer(DURABLE)
+            .connect_with(writing(&self.path))
+            .await
+            .map_err(|source| self.database(source))
+    }
+
+    /// A pool of one connection with the modes of [`writing`] and this `synchronous`.
+    fn one_writer(&self, synchronous: &'static str) -> SqlitePoolOptions {
         let path = self.path.clone();
         SqlitePoolOptions::new()
             .max_connections(1)
@@ -160,11 +185,8 @@ impl At {
             .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .after_connect(move |connection, _| {
                 let path = path.clone();
-                Box::pin(async move { read_modes_back(connection, path).await })
+                Box::pin(async move { read_modes_back(connection, path, synchronous).await })
             })
-            .connect_with(writing(&self.path))
-            .await
-            .map_err(|source| self.database(source))
     }
 
     async fn migrate(&self, writer: &SqlitePool, migrations: &'static [Migration]) -> Result<(), OpenError> {
@@ -291,7 +313,11 @@ impl At {
 }
 
 /// Refuses a connection that does not keep what it is told: a failed switch can go unseen (RELIABILITY.md finding 7).
-async fn read_modes_back(connection: &mut SqliteConnection, path: PathBuf) -> Result<(), sqlx::Error> {
+async fn read_modes_back(
+    connection: &mut SqliteConnection,
+    path: PathBuf,
+    wanted_synchronous: &'static str,
+) -> Result<(), sqlx::Error> {
     let journal_mode: String = sqlx::query_scalar("pragma journal_mode")
         .fetch_one(&mut *connection)
         .await?;
@@ -305,8 +331,7 @@ async fn read_modes_back(connection: &mut SqliteConnection, path: PathBuf) -> Re
         .try_get(0)?;
     let modes = [
         ("journal_mode", journal_mode, "wal"),
-        // 2 is FULL (sqlite.org/pragma.html#pragma_synchronous).
-        ("synchronous", synchronous.to_string(), "2"),
+        ("synchronous", synchronous.to_string(), wanted_synchronous),
         ("foreign_keys", foreign_keys.to_string(), "1"),
     ];
     for (mode, found, wanted) in modes {
@@ -356,6 +381,8 @@ mod tests {
     use super::*;
     use crate::migrations::ALL;
 
+    /// The schema of parts 1 and 2 of this program.
+    const FIRST: &[Migration] = ALL.split_at(1).0;
     const NEXT: &[Migration] = &[
         Migration { version: 1, ..ALL[0] },
         Migration {
@@ -373,13 +400,14 @@ mod tests {
 
     async fn close(opened: Opened) {
         opened.readers.close().await;
+        opened.soon.close().await;
         opened.writer.close().await;
     }
 
     /// A folder of schema 1 with one device.
     async fn of_schema_1() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let opened = open(folder.path(), ALL).await.unwrap();
+        let opened = open(folder.path(), FIRST).await.unwrap();
         sqlx::query(
             "insert into device (id, family, hardware, strength, address, seen_ms, notes) \
              values ('a', 'f', 'a', 'weak', '127.0.0.1', 1, 'null')",
@@ -413,7 +441,7 @@ mod tests {
         assert_eq!(fs::metadata(&backup).unwrap().permissions().mode() & 0o777, 0o600);
         let restored = tempfile::tempdir().unwrap();
         fs::copy(&backup, restored.path().join(DATABASE)).unwrap();
-        let opened = open(restored.path(), ALL).await.unwrap();
+        let opened = open(restored.path(), FIRST).await.unwrap();
         assert_eq!(versions(&opened).await, [1], "the backup can be opened");
         let n_devices: i64 = sqlx::query_scalar("select count(*) from device")
             .fetch_one(&opened.readers)
@@ -423,10 +451,47 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn devices_of_the_first_schema_are_kept_and_numbered() {
+        let folder = of_schema_1().await;
+        let opened = open(folder.path(), FIRST).await.unwrap();
+        for id in ["c", "b"] {
+            sqlx::query(
+                "insert into device (id, family, hardware, strength, address, seen_ms, enrolled_ms, notes) \
+                 values ($1, 'f', $1, 'weak', '127.0.0.1', 7, 5, '{}')",
+            )
+            .bind(id)
+            .execute(&opened.writer)
+            .await
+            .unwrap();
+        }
+        close(opened).await;
+        let opened = open(folder.path(), ALL).await.unwrap();
+        assert_eq!(versions(&opened).await, [1, 2]);
+        let rows: Vec<(String, i64, i64, Option<i64>, String, bool)> = sqlx::query_as(
+            "select id, number, first_seen_ms, enrolled_ms, tags, removed from device order by id",
+        )
+        .fetch_all(&opened.readers)
+        .await
+        .unwrap();
+        let row = |id: &str, number, seen, enrolled| {
+            (id.to_owned(), number, seen, enrolled, "[]".to_owned(), false)
+        };
+        assert_eq!(
+            rows,
+            [
+                row("a", 1, 1, None),
+                row("b", 2, 7, Some(5)),
+                row("c", 3, 7, Some(5))
+            ]
+        );
+        assert!(folder.path().join("reflash.db.schema-1.bak").exists());
+    }
+
+    #[tokio::test]
     async fn a_migration_that_fails_changes_nothing() {
         let folder = of_schema_1().await;
         assert!(open(folder.path(), BROKEN).await.is_err());
-        let opened = open(folder.path(), ALL).await.unwrap();
+        let opened = open(folder.path(), FIRST).await.unwrap();
         assert_eq!(versions(&opened).await, [1]);
         close(opened).await;
         let opened = open(folder.path(), NEXT).await.unwrap();
@@ -437,7 +502,7 @@ mod tests {
     async fn a_newer_schema_is_refused() {
         let folder = of_schema_1().await;
         close(open(folder.path(), NEXT).await.unwrap()).await;
-        let opened = open(folder.path(), ALL).await;
+        let opened = open(folder.path(), FIRST).await;
         assert!(matches!(
             opened,
             Err(OpenError::NewerSchema {
@@ -462,7 +527,7 @@ mod tests {
             .await
             .unwrap();
         connection.close().await.unwrap();
-        let opened = open(folder.path(), ALL).await;
+        let opened = open(folder.path(), FIRST).await;
         assert!(matches!(opened, Err(OpenError::Corrupt { .. })));
     }
 
@@ -484,7 +549,7 @@ mod tests {
         ];
         for (options, expected) in weak {
             let mut connection = options.connect().await.unwrap();
-            let read = read_modes_back(&mut connection, path.clone()).await;
+            let read = read_modes_back(&mut connection, path.clone(), DURABLE).await;
             connection.close().await.unwrap();
             let at = At {
                 folder: folder.path().to_owned(),
@@ -501,7 +566,7 @@ mod tests {
     #[tokio::test]
     async fn readers_cannot_write() {
         let folder = of_schema_1().await;
-        let opened = open(folder.path(), ALL).await.unwrap();
+        let opened = open(folder.path(), FIRST).await.unwrap();
         assert!(
             sqlx::query("delete from device")
                 .execute(&opened.readers)

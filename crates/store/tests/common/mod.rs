@@ -43,3 +43,69 @@ pub async fn device(folder: &Path, hardware: &str) -> Store {
         .unwrap();
     store
 }
+
+/// A device as a server would store it when it hears of it first.
+pub fn fleet_row(hardware: &str) -> store::FleetRow {
+    store::FleetRow {
+        id: id(hardware),
+        address: Some(ADDRESS),
+        given_as: None,
+        name: None,
+        sources: vec!["scan".to_owned()],
+        first_seen_ms: 1,
+        seen_ms: None,
+        enrolled_ms: None,
+        enrolled_by: None,
+        snapshot: None,
+        online: false,
+        restarts: 0,
+        tags: Vec::new(),
+        group: None,
+        pinned: None,
+        skipped: Vec::new(),
+        username: None,
+        sealed_password: None,
+        chip: None,
+        slot_bytes: None,
+        ota_wanted: None,
+        installed: None,
+        notes: model::family::Notes::default(),
+    }
+}
+
+pub fn snapshot(hardware: &str, version: &str) -> model::device::Snapshot {
+    model::device::Snapshot {
+        id: id(hardware),
+        versions: model::version::Versions::one("firmware", version),
+        uptime: Some(Duration::from_secs(77)),
+        ota: model::device::Ota::Enabled,
+        busy: false,
+        host_name: Some("IR-Remote-Mini".to_owned()),
+        hardware: model::device::Hardware {
+            model: Some("mini".to_owned()),
+            chip: Some("esp32c6".to_owned()),
+            chip_revision: Some(2),
+            flash_bytes: Some(4 << 20),
+        },
+        health: model::device::Health {
+            free_heap_bytes: Some(200_000),
+            signal_dbm: Some(-61),
+            running: None,
+        },
+    }
+}
+
+/// A connection to the folder's database from outside.
+pub async fn outside(folder: &Path) -> sqlx::SqliteConnection {
+    sqlx::ConnectOptions::connect(
+        &sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join("reflash.db")),
+    )
+    .await
+    .unwrap()
+}
+
+pub async fn tamper(folder: &Path, sql: &'static str) {
+    let mut connection = outside(folder).await;
+    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    sqlx::Connection::close(connection).await.unwrap();
+}
