@@ -251,12 +251,13 @@ async fn stand_at(door: Door, room: Arc<Room>, router: Router, limits: Limits, c
             () = cancel.cancelled() => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = door.accept() => match accepted {
-                Ok(visitor) => match Room::enter(&room) {
-                    Some(place) => {
+                Ok(visitor) => {
+                    if let Some(place) = Room::enter(&room) {
                         connections.spawn(attend(visitor, place, router.clone(), limits, cancel.clone()));
+                    } else {
+                        tracing::warn!("no room for another connection to the API");
                     }
-                    None => tracing::warn!("no room for another connection to the API"),
-                },
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a connection to the API could not be accepted");
                     room.make_room();
@@ -265,10 +266,14 @@ async fn stand_at(door: Door, room: Arc<Room>, router: Router, limits: Limits, c
             },
         }
     }
-    if let Door::Unix(listener, path) = door {
-        drop(listener);
-        // A socket that stays behind is replaced at the next start.
-        drop(std::fs::remove_file(path));
+    // From now on nobody comes in, while those who are inside finish.
+    match door {
+        Door::Tcp(listener, _) => drop(listener),
+        Door::Unix(listener, path) => {
+            drop(listener);
+            // A socket that stays behind is replaced at the next start.
+            drop(std::fs::remove_file(path));
+        }
     }
     let ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(limits.end, ended).await.is_err() {

@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::views::Problem;
 
 /// The media type of a problem document (RFC 9457, section 6.1).
-pub const CONTENT_TYPE_PROBLEM: &str = "application/problem+json";
+pub(crate) const CONTENT_TYPE_PROBLEM: &str = "application/problem+json";
 
 /// An answer that says no: what happened, and what to do about it.
 #[derive(Clone, Debug)]

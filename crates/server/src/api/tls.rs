@@ -13,9 +13,9 @@ use secrecy::zeroize::Zeroize as _;
 use crate::secrets::{Existing, SecretError, read_private, write_private};
 
 /// The generated certificate in the data folder.
-pub const CERTIFICATE_FILE: &str = "tls-certificate.pem";
+pub(crate) const CERTIFICATE_FILE: &str = "tls-certificate.pem";
 /// Its key.
-pub const KEY_FILE: &str = "tls-key.pem";
+pub(crate) const KEY_FILE: &str = "tls-key.pem";
 
 /// Which certificate the server shows.
 #[derive(Clone, Debug)]
