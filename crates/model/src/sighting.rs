@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::device::Snapshot;
 use crate::id::{DeviceId, FamilyId};
 
 /// Where a family wants discovery to look.
@@ -11,6 +12,11 @@ pub enum Lookout {
     Mdns {
         /// The service, as `_arduino._tcp`.
         service: &'static str,
+    },
+    /// A host's name in multicast DNS.
+    Host {
+        /// The name, as `IR-Remote-Mini.local`; several of one name call themselves `…-2.local` and so on.
+        name: &'static str,
     },
     /// What a web server answers.
     Http {
@@ -22,7 +28,7 @@ pub enum Lookout {
     /// Messages of an MQTT broker.
     Mqtt {
         /// The topic to subscribe to; may hold `+`.
-        topic: &'static str,
+        topic: String,
     },
     /// Registers read over Modbus TCP.
     Modbus {
@@ -49,6 +55,13 @@ pub enum Sighting {
         /// Its port.
         port: u16,
     },
+    /// A name that a host answers to in multicast DNS.
+    Host {
+        /// The name, as it was asked for: `IR-Remote-Mini-2.local`.
+        name: String,
+        /// Where it is said to be.
+        address: IpAddr,
+    },
     /// A web server's answer.
     Http {
         /// Who answered.
@@ -59,14 +72,14 @@ pub enum Sighting {
         status: u16,
         /// What it calls itself.
         server: Option<String>,
-        /// The body, bounded.
+        /// The body, at most 64 KiB; a longer one is cut.
         body: Vec<u8>,
     },
     /// A message of a broker.
     Mqtt {
         /// Its topic.
         topic: String,
-        /// Its payload, bounded.
+        /// Its payload, at most 64 KiB.
         payload: Vec<u8>,
     },
     /// Registers.
@@ -91,6 +104,8 @@ pub struct Candidate {
     pub id: Option<DeviceId>,
     /// Whether this settles what it is, or a closer look has to.
     pub certainty: Certainty,
+    /// What it said of itself, where it said something; parts that only a closer look tells are missing.
+    pub told: Option<Box<Snapshot>>,
 }
 
 /// How far a sighting tells the family.

@@ -82,6 +82,11 @@ impl Dialer {
         self.networks.contains(address)
     }
 
+    /// Whether every address of this network may be reached, but for those that name no single host.
+    pub fn allows_all(&self, network: &ipnet::IpNet) -> bool {
+        self.networks.holds(network)
+    }
+
     /// A TCP connection without Nagle's delay. Dropping the future closes the socket.
     pub async fn tcp(
         &self,

@@ -10,25 +10,33 @@
 )]
 
 mod callback;
+mod descriptors;
 mod dial;
 pub mod http;
+mod interfaces;
+mod multicast;
 mod neighbour;
 mod networks;
 mod outgoing;
 mod presence;
 mod queue;
 mod resolve;
+mod service;
 mod site;
 
 pub use ipnet::IpNet;
 
 pub use callback::{Callback, CallbackError, Invited};
+pub use descriptors::{allow_many_descriptors, descriptors_max, is_want_of_resources};
 pub use dial::{DialError, Dialer, TcpOptions};
-pub use neighbour::neighbour;
+pub use interfaces::{Interface, interfaces};
+pub use multicast::{Multicast, MulticastDns, MulticastError};
+pub use neighbour::{address_of, neighbour, neighbours_lost, neighbours_max};
 pub use networks::Networks;
 pub use outgoing::Outgoing;
 pub use presence::{Presence, present};
 pub use resolve::{ResolveError, resolve};
+pub use service::connect_service;
 pub use site::Site;
 
 /// Send buffer for a socket that carries an image, bytes.

@@ -15,28 +15,76 @@ const PUBLISHED: u32 = 0x08;
 ///
 /// Ask right after something was received from the host: only then is the entry known to be there and fresh.
 pub fn neighbour(address: IpAddr) -> Option<[u8; 6]> {
+    in_table(&table()?, address)
+}
+
+/// The address of the host with this MAC address on our own link; none if nobody has it, or two addresses do.
+///
+/// The entry may be older than the host's last move: whoever answers there has to be asked who he is.
+/// The system knows only hosts that this machine exchanged something with in the last minutes, as in a scan.
+pub fn address_of(mac: [u8; 6]) -> Option<IpAddr> {
+    address_in_table(&table()?, mac)
+}
+
+/// How many neighbours the system keeps in mind for IPv4; none where it does not tell, as in a container.
+pub fn neighbours_max() -> Option<u32> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/neigh/default/gc_thresh3").ok()?;
+    text.trim().parse().ok()
+}
+
+/// How often the system could not take in one more neighbour, since it started: what was to be sent then is lost, and
+/// nobody was told. None where the system does not say, as in a container.
+pub fn neighbours_lost() -> Option<u64> {
+    n_lost(&std::fs::read_to_string("/proc/net/stat/arp_cache").ok()?)
+}
+
+/// The sum over all processors; the column is found by its name.
+fn n_lost(table: &str) -> Option<u64> {
+    let mut lines = table.lines();
+    let column = lines
+        .next()?
+        .split_ascii_whitespace()
+        .position(|name| name == "table_fulls")?;
+    lines
+        .map(|line| u64::from_str_radix(line.split_ascii_whitespace().nth(column)?, 16).ok())
+        .sum()
+}
+
+fn table() -> Option<String> {
     let mut table = String::with_capacity(16 * 1024);
     std::fs::File::open(TABLE)
         .ok()?
         .take(TABLE_MAX_LEN)
         .read_to_string(&mut table)
         .ok()?;
-    in_table(&table, address)
+    Some(table)
 }
 
 /// The one MAC address that the table has for this host; none if it has two.
 fn in_table(table: &str, address: IpAddr) -> Option<[u8; 6]> {
     let address = address.to_canonical();
-    let mut found = table.lines().skip(1).filter_map(|line| {
+    the_only(known(table).filter(|(ip, _)| *ip == address).map(|(_, mac)| mac))
+}
+
+/// The one address that the table has for this card; none if it has two.
+fn address_in_table(table: &str, mac: [u8; 6]) -> Option<IpAddr> {
+    the_only(known(table).filter(|(_, of)| *of == mac).map(|(ip, _)| ip))
+}
+
+/// The entries that were answered.
+fn known(table: &str) -> impl Iterator<Item = (IpAddr, [u8; 6])> {
+    table.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         let (ip, _kind, flags, mac) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-        if ip.parse::<IpAddr>().ok()? != address {
+        let flags = u32::from_str_radix(flags.strip_prefix("0x")?, 16).ok()?;
+        if flags & COMPLETE == 0 || flags & PUBLISHED != 0 {
             return None;
         }
-        let flags = u32::from_str_radix(flags.strip_prefix("0x")?, 16).ok()?;
-        let known = flags & COMPLETE != 0 && flags & PUBLISHED == 0;
-        mac_of(mac).filter(|_| known)
-    });
+        Some((ip.parse().ok()?, mac_of(mac)?))
+    })
+}
+
+fn the_only<T: PartialEq>(mut found: impl Iterator<Item = T>) -> Option<T> {
     let first = found.next()?;
     found.all(|other| other == first).then_some(first)
 }
@@ -116,6 +164,37 @@ mod tests {
         ] {
             check(&OURS.replace("a0:b1:c2:d3:e4:f5", mac), "192.168.1.60", None);
         }
+    }
+
+    #[track_caller]
+    fn check_address(lines: &str, expected: Option<&str>) {
+        let table = format!("{HEAD}{lines}");
+        let expected = expected.map(|address| address.parse().unwrap());
+        assert_eq!(address_in_table(&table, MAC), expected, "{lines:?}");
+    }
+
+    #[test]
+    fn a_card_is_found_at_its_one_address() {
+        check_address(OURS, Some("192.168.1.60"));
+        check_address(&OURS.replace("a0:b1", "A0:B1"), Some("192.168.1.60"));
+        check_address(&OURS.replace("e4:f5", "e4:f6"), None);
+        check_address(&OURS.replace("0x2 ", "0x0 "), None);
+        check_address(&format!("{OURS}{}", OURS.replace(".60 ", ".61 ")), None);
+        check_address("", None);
+    }
+
+    #[test]
+    fn what_the_system_lost_is_added_up_over_its_processors() {
+        let head = "entries  allocs   table_fulls\n";
+        assert_eq!(
+            n_lost(&format!(
+                "{head}00000004 00000003 0000000a\n00000004 00000001 00000001\n"
+            )),
+            Some(11)
+        );
+        assert_eq!(n_lost("entries  allocs\n00000004 00000003\n"), None);
+        assert_eq!(n_lost(&format!("{head}00000004 00000003\n")), None);
+        assert_eq!(n_lost(""), None);
     }
 
     #[test]

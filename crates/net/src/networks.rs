@@ -34,6 +34,11 @@ impl Networks {
         let address = address.to_canonical();
         names_one_host(address) && self.0.iter().any(|network| network.contains(&address))
     }
+
+    /// Whether one of these networks holds all of that one.
+    pub fn holds(&self, network: &IpNet) -> bool {
+        self.0.iter().any(|ours| ours.contains(network))
+    }
 }
 
 /// Connecting to 0.0.0.0 reaches this very host, so "unspecified" is a way around a rule against loopback.
@@ -104,6 +109,22 @@ mod tests {
             check(&everything, address, false);
         }
         check(&everything, "8.8.8.8", true);
+    }
+
+    #[test]
+    fn a_network_is_held_whole_or_not_at_all() {
+        let private = Networks::private();
+        for (network, expected) in [
+            ("10.0.0.0/8", true),
+            ("192.168.1.0/24", true),
+            ("fd12::/64", true),
+            ("10.0.0.0/7", false),
+            ("0.0.0.0/0", false),
+            ("127.0.0.0/24", false),
+            ("::ffff:10.0.0.0/104", false),
+        ] {
+            assert_eq!(private.holds(&network.parse().unwrap()), expected, "{network}");
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::time::Duration;
 use mdns_sd::{HostnameResolutionEvent, ServiceDaemon};
 use tokio::time::Instant;
 
+use crate::multicast::{Multicast, MulticastDns, MulticastError};
+
 /// How long the system may take. Guess: the default of resolv.conf(5) is 5 s for one attempt.
 const SYSTEM_WAIT: Duration = Duration::from_secs(5);
 
@@ -50,7 +52,7 @@ pub enum ResolveError {
         /// The name.
         host: String,
         /// What went wrong.
-        source: Box<mdns_sd::Error>,
+        source: MulticastError,
     },
 }
 
@@ -99,26 +101,18 @@ async fn ask_system(host: &str) -> Result<Vec<IpAddr>, ResolveError> {
 async fn ask_mdns(host: &str) -> Result<Vec<IpAddr>, ResolveError> {
     let failed = |source| ResolveError::Mdns {
         host: host.to_owned(),
-        source: Box::new(source),
+        source,
     };
-    let daemon = Daemon(ServiceDaemon::new().map_err(failed)?);
-    let addresses = ask_daemon(&daemon.0, host).await.map_err(failed)?;
+    let multicast = MulticastDns::open(&Multicast::default()).map_err(failed)?;
+    let addresses = ask_daemon(multicast.daemon(), host)
+        .await
+        .map_err(|error| failed(MulticastError::Start(Box::new(error))))?;
     if addresses.is_empty() {
         return Err(ResolveError::NoDevice {
             host: host.to_owned(),
         });
     }
     Ok(addresses)
-}
-
-/// A thread with sockets of its own, which lives for one question, even if the asker loses interest.
-struct Daemon(ServiceDaemon);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It fails only where the thread is gone already.
-        let _ = self.0.shutdown();
-    }
 }
 
 /// Empty if nobody answers.

@@ -2,5 +2,9 @@
 #![warn(missing_docs)]
 
 pub mod api;
+pub mod config;
+pub mod firmware;
+pub mod fleet;
+pub mod metrics;
 pub mod secrets;
 pub mod views;

@@ -57,6 +57,14 @@ impl StoreError {
         }
     }
 
+    pub(crate) fn corrupt(doing: &'static str) -> Self {
+        Self {
+            kind: StoreErrorKind::Corrupt,
+            doing,
+            source: None,
+        }
+    }
+
     pub(crate) fn lost(doing: &'static str) -> Self {
         Self {
             kind: StoreErrorKind::Io,
@@ -217,6 +225,117 @@ pub enum RemoveDeviceError {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why no back-up was made. What was there before is there still.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// There is no room for it.
+    #[error("writing a back-up to {}: the disk is full", path.display())]
+    Full {
+        /// Where it was to be.
+        path: PathBuf,
+    },
+    /// It would replace what it is to save.
+    #[error("writing a back-up to {}: that is the database itself; name another file", path.display())]
+    OntoItself {
+        /// Where it was to be.
+        path: PathBuf,
+    },
+    /// Another process was making one for too long.
+    #[error("another process is making a back-up")]
+    Busy,
+    /// The file could not be written.
+    #[error("writing a back-up to {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a back-up was not restored. The folder is as it was, except after [`RestoreError::Io`]: restore again then.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Somebody works in the folder.
+    #[error("restoring into {}: it is in use; stop the server and every other command first", folder.display())]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// It is no back-up, or is damaged.
+    #[error("restoring {}: it is damaged or no back-up of this program ({what}); take another one", path.display())]
+    Damaged {
+        /// The back-up.
+        path: PathBuf,
+        /// What was found.
+        what: Cow<'static, str>,
+    },
+    /// A newer program wrote it.
+    #[error(
+        "restoring {}: it has schema {found} and this program knows {known}; use the newer program",
+        path.display()
+    )]
+    NewerSchema {
+        /// The back-up.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The newest schema that this program knows.
+        known: i64,
+    },
+    /// There is no room for it.
+    #[error("restoring {}: the disk is full; make room and try again", path.display())]
+    Full {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// A file could not be read, written or moved.
+    #[error("restoring {}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl RestoreError {
+    pub(crate) fn of(path: &std::path::Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        if crate::open::is_full(&source) {
+            Self::Full { path }
+        } else {
+            Self::Io { path, source }
+        }
+    }
+}
+
+/// Why this process is not the server of its folder.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerLockError {
+    /// Another process is.
+    #[error("a server is at work in this folder already{}", by.as_ref().map(who).unwrap_or_default())]
+    Held {
+        /// Which one; none where it has not said.
+        by: Option<Holder>,
+    },
+    /// The lock file cannot be used.
+    #[error("locking {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+fn who(holder: &Holder) -> String {
+    format!(": process {} on {}", holder.pid, holder.host)
 }
 
 /// What an image is still needed for.

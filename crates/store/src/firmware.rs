@@ -4,7 +4,7 @@ use std::path::Path;
 use std::{fs, io};
 
 use model::firmware::State;
-use model::id::{DeviceId, JobId, Sha256};
+use model::id::{JobId, Sha256};
 use model::image::{ImageInfo, Refusal};
 use model::installed::Installed;
 use serde::Deserialize as _;
@@ -271,26 +271,22 @@ async fn needed(
         }
     }
     // The last two images of each device: one of them it runs, the other one is its way back.
-    let rows = sqlx::query(
-        "select family, hardware, strength, job.image from job join device on device.id = job.device \
-         where job.finished and not device.removed \
-         group by device.id, family, hardware, strength, job.image order by device.id, max(job.job) desc",
+    sqlx::query(
+        "select family, hardware, strength from (select device, image, \
+         row_number() over (partition by device order by max(job) desc) as nth \
+         from job where finished group by device, image) as recent \
+         join device on device.id = recent.device \
+         where nth <= 2 and image = $1 and not removed order by device.id limit 1",
     )
-    .fetch_all(connection)
-    .await?;
-    let mut of: Option<(DeviceId, usize)> = None;
-    for row in &rows {
-        let id = device_id(row)?;
-        let nth = match &of {
-            Some((device, nth)) if *device == id => nth + 1,
-            _ => 1,
-        };
-        if nth <= 2 && row.try_get::<&str, _>("image")? == image {
-            return Ok(Some(FirmwareUse::WayBack { device: id.key() }));
-        }
-        of = Some((id, nth));
-    }
-    Ok(None)
+    .bind(&image)
+    .fetch_optional(connection)
+    .await?
+    .map(|row| {
+        Ok(FirmwareUse::WayBack {
+            device: device_id(&row)?.key(),
+        })
+    })
+    .transpose()
 }
 
 /// Each file in the folders below this one.

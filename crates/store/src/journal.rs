@@ -216,6 +216,19 @@ impl Store {
         .map_err(|source| StoreError::new(DOING, source))
     }
 
+    /// The devices with a job that has not had its last event, the job that was begun first at the front.
+    pub async fn devices_with_open_jobs(&self) -> Result<Vec<DeviceId>, StoreError> {
+        const DOING: &str = "reading the unfinished jobs";
+        sqlx::query(
+            "select family, hardware, strength from job join device on device.id = job.device \
+             where not job.finished order by job.job",
+        )
+        .fetch_all(self.readers())
+        .await
+        .and_then(|rows| rows.iter().map(device_id).collect())
+        .map_err(|source| StoreError::new(DOING, source))
+    }
+
     /// All events of a job, in order.
     pub async fn events(&self, job: JobId) -> Result<Vec<EventRow>, StoreError> {
         const DOING: &str = "reading the events of a job";

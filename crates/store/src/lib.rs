@@ -7,12 +7,14 @@
 
 mod answers;
 mod audit;
+mod backup;
 mod error;
 mod events;
 mod feeds;
 mod firmware;
 mod fleet;
 mod folder;
+mod housekeeping;
 mod idempotency;
 mod images;
 mod inventory;
@@ -22,9 +24,11 @@ mod migrations;
 mod open;
 mod process;
 mod samples;
+mod server_lock;
 mod settings;
 mod tokens;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,15 +38,17 @@ use sqlx::{Sqlite, SqlitePool, Transaction};
 
 pub use answers::AnswerId;
 pub use audit::{AuditCheck, AuditEntry, AuditRow};
+pub use backup::Restored;
 pub use error::{
-    FirmwareError, FirmwareUse, ImageError, InventoryError, JournalError, LeaseError, OpenError,
-    RemoveDeviceError, StoreError, StoreErrorKind,
+    BackupError, FirmwareError, FirmwareUse, ImageError, InventoryError, JournalError, LeaseError, OpenError,
+    RemoveDeviceError, RestoreError, ServerLockError, StoreError, StoreErrorKind,
 };
 pub use events::FleetEvent;
 pub use feeds::FeedRow;
 pub use firmware::FirmwareRow;
 pub use fleet::FleetRow;
 pub use folder::default_folder;
+pub use housekeeping::{Housekept, Retention};
 pub use idempotency::{ANSWERS_KEPT_MS, Answered};
 pub use images::ImageName;
 pub use inventory::DeviceRow;
@@ -50,6 +56,7 @@ pub use journal::{Change, Event, EventRow, OpenJob, PendingUndo};
 pub use lease::{GRACE_MS, LEASE_TTL_MS, LeaseGrant};
 pub use process::{Holder, Liveness, process_is_alive};
 pub use samples::{Poll, Sample};
+pub use server_lock::{ServerLock, lock_server};
 pub use tokens::TokenRow;
 
 /// An open state folder. Cloning shares it.
@@ -68,6 +75,8 @@ struct Inner {
     readers: SqlitePool,
     /// Set once a write could not be made durable; nothing is written from then on (RELIABILITY.md F74).
     lost: AtomicBool,
+    /// That the folder is in use, for who wants to put a back-up there.
+    _user: File,
 }
 
 impl Store {
@@ -84,6 +93,7 @@ impl Store {
                 soon: opened.soon,
                 readers: opened.readers,
                 lost: AtomicBool::new(false),
+                _user: opened.user,
             }),
         })
     }

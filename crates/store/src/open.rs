@@ -10,12 +10,17 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection, SqlitePool};
 
+use crate::backup::{CopyError, vacuum_into};
 use crate::error::{OpenError, StoreErrorKind, kind_of};
 use crate::folder;
 use crate::migrations::Migration;
 
-const DATABASE: &str = "reflash.db";
-const LOCK: &str = "open.lock";
+pub(crate) const DATABASE: &str = "reflash.db";
+pub(crate) const LOCK: &str = "open.lock";
+/// Shared by all that have the folder open.
+pub(crate) const USERS: &str = "users.lock";
+/// A back-up on its way to become the database; where it lies, a restore was interrupted.
+pub(crate) const RESTORING: &str = "reflash.db.restoring";
 /// How long a statement waits for another process (RELIABILITY.md F73).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Guess: reads are short; as many at once as a small machine has cores.
@@ -31,10 +36,16 @@ const SOON: &str = "1";
 /// (PERFORMANCE.md), and 1,000 devices are about 1 MB.
 const CACHE_KIB: &str = "-256";
 
+/// How long the log stays at most once its content is in the database, bytes; SQLite would leave it as long as it ever was.
+/// SQLite moves it over after 1,000 pages of 4 kB (`sqlite.org/pragma.html#pragma_wal_autocheckpoint`).
+const LOG_MAX_LEN_BYTES: &str = "8388608";
+
 pub(crate) struct Opened {
     pub(crate) writer: SqlitePool,
     pub(crate) soon: SqlitePool,
     pub(crate) readers: SqlitePool,
+    /// That the folder is in use.
+    pub(crate) user: fs::File,
 }
 
 pub(crate) async fn open(folder: &Path, migrations: &'static [Migration]) -> Result<Opened, OpenError> {
@@ -48,6 +59,12 @@ pub(crate) async fn open(folder: &Path, migrations: &'static [Migration]) -> Res
         .await
         .map_err(|source| at.io(source))?
         .ok_or_else(|| at.busy())?;
+    let user = folder::try_share(&folder.join(USERS))
+        .map_err(|source| at.io(source))?
+        .ok_or_else(|| at.busy())?;
+    if fs::exists(folder.join(RESTORING)).map_err(|source| at.io(source))? {
+        return Err(at.corrupt("a restore was interrupted"));
+    }
     if fs::exists(&at.path).map_err(|source| at.io(source))? {
         at.check().await?;
     } else {
@@ -70,10 +87,11 @@ pub(crate) async fn open(folder: &Path, migrations: &'static [Migration]) -> Res
         writer,
         soon,
         readers,
+        user,
     })
 }
 
-fn options(path: &Path) -> SqliteConnectOptions {
+pub(crate) fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(BUSY_TIMEOUT)
@@ -86,6 +104,7 @@ fn writing(path: &Path) -> SqliteConnectOptions {
     options(path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
+        .pragma("journal_size_limit", LOG_MAX_LEN_BYTES)
 }
 
 /// What is being opened; makes the errors.
@@ -245,13 +264,13 @@ impl At {
         let copy = with_suffix(&self.path, &format!(".schema-{found}.bak"));
         let part = with_suffix(&copy, ".part");
         remove(&part).map_err(|source| self.io(source))?;
-        // Copied into an empty file of ours, because SQLite would make one that others can read.
         create_private(&part).map_err(|source| self.io(source))?;
-        sqlx::query("vacuum into $1")
-            .bind(part.to_string_lossy().into_owned())
-            .execute(&mut *connection)
+        vacuum_into(connection, &part)
             .await
-            .map_err(|source| self.database(source))?;
+            .map_err(|error| match error {
+                CopyError::File(source) => self.io(source),
+                CopyError::Database(source) => self.database(source),
+            })?;
         fs::File::open(&part)
             .and_then(|file| file.sync_all())
             .and_then(|()| fs::rename(&part, &copy))
@@ -354,13 +373,13 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(suffix);
     path.into()
 }
 
-fn create_private(path: &Path) -> io::Result<()> {
+pub(crate) fn create_private(path: &Path) -> io::Result<()> {
     fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -369,7 +388,7 @@ fn create_private(path: &Path) -> io::Result<()> {
         .map(drop)
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(source),
         _ => Ok(()),

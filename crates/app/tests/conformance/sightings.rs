@@ -44,6 +44,10 @@ fn strangers() -> Vec<Sighting> {
         announced("_arduino._tcp", "esp32-garage"),
         announced("_http._tcp", "printer"),
         announced("_ipp._tcp", "IR-Remote-Mini"),
+        Sighting::Host {
+            name: "printer.local".to_owned(),
+            address: ADDRESS,
+        },
         message("home/ir_remote_mini/status", b"online"),
         message("zigbee2mqtt/bridge/state", br#"{"state":"online"}"#),
         registers(1000, &[0, 0]),

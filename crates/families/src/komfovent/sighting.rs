@@ -41,6 +41,7 @@ pub(super) fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candid
         // The serial number takes a login, and the MAC address a closer look.
         id: None,
         certainty,
+        told: None,
     };
     match sighting {
         Sighting::Http { address, server, .. } => {
@@ -57,7 +58,7 @@ pub(super) fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candid
             let controller = Controller::unpack(word(words)?)?;
             (controller.numbers.first() >= FIRST_NUMBER_MIN).then(|| candidate(*address, Certainty::Told))
         }
-        Sighting::Mdns { .. } | Sighting::Mqtt { .. } => None,
+        Sighting::Mdns { .. } | Sighting::Host { .. } | Sighting::Mqtt { .. } => None,
     }
 }
 

@@ -16,6 +16,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
+use tokio::net::TcpStream;
 
 use crate::{DialError, Dialer, Outgoing, TcpOptions};
 use wire::Wire;
@@ -158,6 +159,28 @@ pub async fn ask(
     ask: Ask<'_>,
     limits: Limits,
 ) -> Result<Reply, AskError> {
+    let dial = dialer.tcp(peer, TcpOptions::default(), limits.connect.min(limits.total));
+    exchange(async { Ok(dial.await?) }, peer, host_header, ask, limits.total).await
+}
+
+/// The same over a connection that is there already, which is closed afterwards; `total` is how long it may take.
+pub async fn ask_on(
+    stream: TcpStream,
+    peer: SocketAddr,
+    host_header: &str,
+    ask: Ask<'_>,
+    total: Duration,
+) -> Result<Reply, AskError> {
+    exchange(async { Ok(stream) }, peer, host_header, ask, total).await
+}
+
+async fn exchange(
+    connect: impl Future<Output = Result<TcpStream, AskError>>,
+    peer: SocketAddr,
+    host_header: &str,
+    ask: Ask<'_>,
+    total: Duration,
+) -> Result<Reply, AskError> {
     let head = Head {
         method: ask.method,
         path: ask.path,
@@ -173,16 +196,14 @@ pub async fn ask(
         })?;
     let seen = Seen::default();
     let exchange = async {
-        let stream = dialer
-            .tcp(peer, TcpOptions::default(), limits.connect.min(limits.total))
-            .await?;
+        let stream = connect.await?;
         let wire = Wire::new(Arc::new(Outgoing::new(stream)));
         let broken = wire.broken();
         let failed = |error| failure(peer, error, broken.take());
         let (reply, connection) = send(wire, request, &seen).await.map_err(failed)?;
         with(connection, reply).await.map_err(failed)
     };
-    let outcome = tokio::time::timeout(limits.total, exchange).await;
+    let outcome = tokio::time::timeout(total, exchange).await;
     match (outcome, seen.take()) {
         (Ok(Err(AskError::Dial(error))), _) => Err(error.into()),
         (_, Some(reply)) => Ok(reply),
@@ -190,7 +211,7 @@ pub async fn ask(
         (Ok(Ok(())), None) => Err(AskError::Closed { addr: peer }),
         (Err(_), None) => Err(AskError::TimedOut {
             addr: peer,
-            after: limits.total,
+            after: total,
         }),
     }
 }

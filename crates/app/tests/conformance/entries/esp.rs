@@ -91,6 +91,13 @@ fn sightings() -> Vec<(Sighting, Certainty)> {
         (announced("_arduino._tcp"), Certainty::Likely),
         (announced("_http._tcp"), Certainty::Likely),
         (
+            Sighting::Host {
+                name: "IR-Remote-Mini-2.local".to_owned(),
+                address,
+            },
+            Certainty::Likely,
+        ),
+        (
             Sighting::Mqtt {
                 topic: "home/ir_remote_mini/status".to_owned(),
                 payload: br#"{"device":"ir_receiver_mini","uptime":12}"#.to_vec(),
