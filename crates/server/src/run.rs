@@ -500,9 +500,9 @@ fn configured(device: &config::ConfiguredDevice) -> ConfiguredDevice {
 }
 
 /// What the configuration says of the repository.
-fn repository_settings(config: &Config) -> firmware::Settings {
+fn repository_settings(config: &Config) -> firmware::settings::Settings {
     let blocks = || config.families.iter();
-    firmware::Settings {
+    firmware::settings::Settings {
         folder: config.firmware_path.clone(),
         feed_urls: blocks()
             .map(|block| (block.family.clone(), block.feed_urls.clone()))
@@ -513,13 +513,13 @@ fn repository_settings(config: &Config) -> firmware::Settings {
         indexes: config
             .firmware_index
             .iter()
-            .map(|index| firmware::Index {
+            .map(|index| firmware::settings::Index {
                 url: index.url.to_string(),
                 public_key: Some(index.public_key.clone()),
             })
             .collect(),
         require_signature: config.policy.require_signature,
-        ..firmware::Settings::default()
+        ..firmware::settings::Settings::default()
     }
 }
 

@@ -266,10 +266,14 @@ async fn stand_at(door: Door, room: Arc<Room>, router: Router, limits: Limits, c
             },
         }
     }
-    if let Door::Unix(listener, path) = door {
-        drop(listener);
-        // A socket that stays behind is replaced at the next start.
-        drop(std::fs::remove_file(path));
+    // From now on nobody comes in, while those who are inside finish.
+    match door {
+        Door::Tcp(listener, _) => drop(listener),
+        Door::Unix(listener, path) => {
+            drop(listener);
+            // A socket that stays behind is replaced at the next start.
+            drop(std::fs::remove_file(path));
+        }
     }
     let ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(limits.end, ended).await.is_err() {
