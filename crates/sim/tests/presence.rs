@@ -258,6 +258,19 @@ async fn a_device_that_moves_is_announced_at_its_new_address() {
     assert_eq!(events.count(|event| event.kind == EventKind::Rebooting), 0);
 }
 
+#[tokio::test]
+async fn a_liar_announces_the_address_that_it_was_told_to() {
+    let port = free_port();
+    let mut browser = Browser::open(port);
+    let config = Config {
+        mdns_port: Some(port),
+        ..config([6, 1], &["announces=127.5.6.77"])
+    };
+    let (_device, _events) = started(config).await;
+    let lie = Ipv4Addr::new(127, 5, 6, 77);
+    browser.until(|browser| browser.addresses() == [lie]).await;
+}
+
 // ---- MQTT
 
 /// The part of a broker that a publisher needs: lets clients in, and reads what they publish.

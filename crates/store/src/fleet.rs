@@ -95,6 +95,20 @@ impl Store {
             .map_err(|source| StoreError::new(DOING, source))
     }
 
+    /// The devices that were enrolled, or whose record of what they run was written, at this moment or later: what a
+    /// command beside the server may have done.
+    pub async fn fleet_since(&self, wall_ms: i64) -> Result<Vec<FleetRow>, StoreError> {
+        const DOING: &str = "reading what has changed in the fleet";
+        sqlx::query(select_fleet!(
+            " and (installed_ms >= $1 or enrolled_ms >= $1) order by id"
+        ))
+        .bind(wall_ms)
+        .fetch_all(self.readers())
+        .await
+        .and_then(|rows| rows.iter().map(fleet_row).collect())
+        .map_err(|source| StoreError::new(DOING, source))
+    }
+
     /// One device; none if it was never stored or was removed.
     pub async fn fleet_row(&self, id: &DeviceId) -> Result<Option<FleetRow>, StoreError> {
         const DOING: &str = "reading a device";

@@ -483,3 +483,36 @@ async fn who_is_not_known_replaces_nobody_and_nobody_replaces_himself() {
     );
     assert_eq!(store.fleet().await.unwrap(), [full_row("a")]);
 }
+
+#[tokio::test]
+async fn what_was_written_beside_the_server_is_found_by_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    for (hardware, enrolled_ms) in [("a0b1c2d3e4f5", 100), ("a0b1c2d3e4f6", 200)] {
+        store.put_fleet_row(&fleet_row(hardware)).await.unwrap();
+        store
+            .enroll_by(&id(hardware), "somebody", enrolled_ms)
+            .await
+            .unwrap();
+    }
+    let since = |wall_ms| {
+        let store = &store;
+        async move {
+            let rows = store.fleet_since(wall_ms).await.unwrap();
+            rows.into_iter().map(|row| row.id.hardware).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(since(101).await, ["a0b1c2d3e4f6"]);
+    assert_eq!(since(100).await.len(), 2);
+    assert!(since(201).await.is_empty());
+    let installed = Installed {
+        digest: Some(*DIGEST),
+        label: Versions::one("firmware", "1.0"),
+        label_moves: false,
+    };
+    store
+        .set_installed(&id("a0b1c2d3e4f5"), Some(&installed), 300)
+        .await
+        .unwrap();
+    assert_eq!(since(201).await, ["a0b1c2d3e4f5"]);
+}

@@ -116,6 +116,14 @@ impl Drop for Home {
 }
 
 impl Host {
+    /// The same host at another of its addresses.
+    pub(crate) fn at(&self, address: Ipv4Addr) -> Self {
+        Self {
+            address,
+            ..self.clone()
+        }
+    }
+
     /// A command that will run on this host.
     pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("ip");

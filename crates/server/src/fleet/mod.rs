@@ -85,6 +85,8 @@ struct State {
     looking_at: HashSet<IpAddr>,
     outbox: Outbox,
     sources: BTreeMap<&'static str, SourceView>,
+    /// Until when it is known what was done beside this server.
+    taken_over_ms: i64,
 }
 
 impl Fleet {
@@ -107,6 +109,7 @@ impl Fleet {
             looking_at: HashSet::new(),
             outbox: Outbox::default(),
             sources: BTreeMap::new(),
+            taken_over_ms: engine.clock().now().wall_ms,
         };
         let now = Instant::now();
         for row in rows {

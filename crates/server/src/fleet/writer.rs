@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use model::id::DeviceId;
+use model::inventory::State as Standing;
 use serde_json::Value;
 use store::{FleetRow, InventoryError, Poll, RemoveDeviceError, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::Fleet;
+use super::entry::Entry;
 use crate::views::EventView;
 
 /// Polls of one transaction (DESIGN.md, "What is settled": polls).
@@ -18,6 +20,9 @@ const POLL_WAIT: Duration = Duration::from_secs(2);
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// What may wait while the store takes nothing; then polls are dropped, and what matters is kept.
 const N_WAITING: usize = 20_000;
+
+/// How far the looks at what was done beside the server overlap: as long as a write may wait for the database's lock, and more.
+const OVERLAP_MS: i64 = 15_000;
 
 /// One thing to write.
 pub(super) enum Write {
@@ -85,6 +90,7 @@ impl Fleet {
                 () = self.inner.written.notified() => {}
                 () = tokio::time::sleep(POLL_WAIT) => {
                     self.flush().await;
+                    self.take_over().await;
                     continue;
                 }
             }
@@ -95,6 +101,71 @@ impl Fleet {
                 }
             }
         }
+    }
+
+    /// Takes over what a command beside the server has done: a push enrols its device and records what it runs.
+    async fn take_over(&self) {
+        let now_ms = self.wall_ms();
+        let since = self.state().taken_over_ms;
+        // A write that began before the last look may have been committed after it.
+        let rows = match self
+            .inner
+            .store
+            .fleet_since(since.saturating_sub(OVERLAP_MS))
+            .await
+        {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(
+                    error = model::chain::chain(&error),
+                    "what was done beside the server is not known yet"
+                );
+                return;
+            }
+        };
+        let settings = self.settings();
+        let mut state = self.state();
+        state.taken_over_ms = now_ms;
+        for row in rows {
+            let Some(family) = settings.family(row.id.family.as_str()) else {
+                continue;
+            };
+            let id = row.id.clone();
+            let key = id.key();
+            let Some(entry) = state.entries.get_mut(&key) else {
+                if let Some(address) = row.address {
+                    state.places.restore(&id, address);
+                }
+                let now = tokio::time::Instant::now();
+                let mut row = row;
+                row.sources.push("push".to_owned());
+                let entry = Entry::new(row, family.family.clone(), Standing::Unknown, now);
+                state.entries.insert(key, entry);
+                self.tell(
+                    &mut state,
+                    "device.found",
+                    &id,
+                    serde_json::json!({ "source": "push" }),
+                );
+                continue;
+            };
+            entry.row.notes = row.notes;
+            if entry.row.enrolled_ms.is_none() && row.enrolled_ms.is_some() {
+                entry.row.enrolled_ms = row.enrolled_ms;
+                entry.row.enrolled_by = row.enrolled_by;
+            }
+            if entry.row.installed != row.installed {
+                entry.row.installed = row.installed;
+                entry.offer_due = true;
+                // It has just restarted: everything may be new.
+                entry.glances = 0;
+                entry.next_look = tokio::time::Instant::now();
+                self.inner.offers_due.notify_one();
+                self.tell(&mut state, "device.installed", &id, serde_json::json!({}));
+            }
+        }
+        drop(state);
+        self.inner.wake.notify_one();
     }
 
     /// Writes everything that waits. Says whether that went well; what could not be written waits on.

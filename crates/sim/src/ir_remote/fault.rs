@@ -50,6 +50,7 @@ pub enum Fault {
     StatusRedirect(String),
     EndlessHeaders,
     MacClone(Mac),
+    Announces(Ipv4Addr),
     MoveTo(Ipv4Addr, Duration),
     Vanish(Duration),
     Return(Duration),
@@ -266,6 +267,11 @@ const LIST: &[Entry] = &[
     ),
     ("mac-clone", "MAC", "Reports MAC in place of its own."),
     (
+        "announces",
+        "ADDR",
+        "Announces ADDR by multicast DNS in place of its own address.",
+    ),
+    (
         "move-to",
         "ADDR@SECONDS",
         "Has another address after so many seconds, without a restart; with --count, the others take the next ones.",
@@ -419,6 +425,7 @@ impl Fault {
             "status-redirect" => Self::StatusRedirect(argument.unwrap_or(REDIRECT).to_owned()),
             "endless-headers" => Self::EndlessHeaders,
             "mac-clone" => Self::MacClone(word.parse()?),
+            "announces" => Self::Announces(word.parse()?),
             "move-to" => {
                 let (address, after) = word.split_once('@').context("no @ before the seconds")?;
                 Self::MoveTo(address.parse()?, seconds(after)?)
@@ -514,6 +521,7 @@ mod tests {
             "K" => "2",
             "SECONDS" => "0.5",
             "MAC" => "a0:b1:c2:00:00:01",
+            "ADDR" => "127.0.0.9",
             "ADDR@SECONDS" => "127.0.0.9@0.5",
             "URL" => "http://127.0.0.1/",
             "TEXT" | "VERSION" => "9.9",

@@ -9,6 +9,7 @@ use tokio::{select, sync::watch, time::sleep};
 
 use super::{
     config::{Auth, Mqtt},
+    fault::Fault,
     pages,
     state::Shared,
 };
@@ -64,13 +65,21 @@ pub(super) async fn announce(device: &Shared, port: u16, sockets: Sockets) {
         };
         match opened {
             Ok(sockets) => {
-                let mut voice = Voice::new(sockets, service(device), seed(device));
+                let lie = device.find(|fault| {
+                    if let Fault::Announces(address) = fault {
+                        Some(*address)
+                    } else {
+                        None
+                    }
+                });
+                let address = lie.unwrap_or(ip);
+                let mut voice = Voice::new(sockets, service(device), address, seed(device));
                 let announced = |host: &str| {
                     device.emit(
                         EventKind::Announced,
                         vec![
                             ("host", format!("{host}.local").into()),
-                            ("ip", ip.to_string().into()),
+                            ("ip", address.to_string().into()),
                         ],
                     );
                 };

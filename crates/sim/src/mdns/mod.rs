@@ -42,7 +42,6 @@ pub(crate) struct Sockets {
     group: UdpSocket,
     /// Speaks, with the host's own address as the sender, and hears what is said to the host alone.
     own: UdpSocket,
-    address: Ipv4Addr,
     port: u16,
 }
 
@@ -76,12 +75,7 @@ impl Sockets {
             // Others on this machine hear it as well.
             socket.set_multicast_loop_v4(true)?;
         }
-        Ok(Self {
-            group,
-            own,
-            address,
-            port,
-        })
+        Ok(Self { group, own, port })
     }
 
     /// Never waits: a packet that finds no room in the queue is lost, like any on the way.
@@ -102,9 +96,9 @@ pub(crate) struct Voice {
 }
 
 impl Voice {
-    /// A responder that begins to claim its names; `seed` decides its delays.
-    pub(crate) fn new(sockets: Sockets, service: Service, seed: u64) -> Self {
-        let responder = Responder::new(service, sockets.address, sockets.port, seed, Duration::ZERO);
+    /// A responder that begins to claim its names for this address; `seed` decides its delays.
+    pub(crate) fn new(sockets: Sockets, service: Service, address: Ipv4Addr, seed: u64) -> Self {
+        let responder = Responder::new(service, address, sockets.port, seed, Duration::ZERO);
         Self {
             sockets,
             responder,
