@@ -1,9 +1,12 @@
 //! The server: the fleet as it is known, the firmware repository, and the API that offers both.
 #![warn(missing_docs)]
 
+pub mod api;
 pub mod config;
 pub mod firmware;
 pub mod fleet;
 pub mod metrics;
+pub mod run;
 pub mod secrets;
+mod settle;
 pub mod views;

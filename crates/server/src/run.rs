@@ -15,18 +15,19 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, Api};
+use crate::api::{self, Api, ApiSettings, Reloaded};
 use crate::config::{self, Config};
 use crate::firmware::{self, Repository};
 use crate::fleet::{ConfiguredDevice, FamilySettings, Fleet, FleetSettings};
 use crate::metrics::Metrics;
 use crate::secrets::Sealer;
 use crate::settle;
+use crate::views::{HealthReport, NoteView};
 
 /// How often the database is tidied and, once a day, backed up.
 const HOUSEKEEPING: Duration = Duration::from_hours(1);
 /// Back-ups that are kept (RELIABILITY.md section 5, 24).
-const N_BACKUPS: u32 = 7;
+const N_BACKUPS: usize = 7;
 
 /// What `reflash serve` was told.
 #[derive(Clone, Debug, Default)]
@@ -76,17 +77,6 @@ pub struct Ready {
     pub n_devices: usize,
 }
 
-/// What reading the configuration again has brought.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-pub struct Reloaded {
-    /// What has changed, in words.
-    pub changes: Vec<String>,
-    /// Changes that wait for the next start, in words.
-    pub after_restart: Vec<String>,
-    /// What its owner should know.
-    pub warnings: Vec<String>,
-}
-
 /// Why the server does not serve.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
@@ -132,7 +122,9 @@ pub struct Server {
     fleet: Fleet,
     repository: Repository,
     listeners: Vec<api::Listener>,
-    router: axum::Router,
+    api: Api,
+    /// Ends the streams of events.
+    cancel: CancellationToken,
     reloads: mpsc::Receiver<oneshot::Sender<Result<Reloaded, String>>>,
     control: Control,
     ready: Ready,
@@ -146,7 +138,7 @@ pub struct Server {
 pub async fn serve(options: Options, tell: &(dyn Fn(Notice<'_>) + Send + Sync)) -> Result<(), ServeError> {
     let config = read_config(&options)?;
     for warning in config.warnings() {
-        tell(Notice::Warning(warning.to_string()));
+        tell(Notice::Warning(format!("{} {}", warning.text, warning.next_step)));
     }
     let server = Server::open(config, options).await?;
     if let Some((token, path)) = &server.first_token {
@@ -231,7 +223,12 @@ impl Server {
         })?;
         let first_token = api::first_token(&store, &folder, engine.clock())
             .await
-            .map_err(|error| ServeError::new(format!("{}.", chain(&error)), "Look at the room and rights of the data folder."))?
+            .map_err(|error| {
+                ServeError::new(
+                    format!("{}.", chain(&error)),
+                    "Look at the room and rights of the data folder.",
+                )
+            })?
             .map(|first| (first.token, first.path));
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
         let site = Site {
@@ -250,23 +247,30 @@ impl Server {
             fleet_settings(&config, &site),
         )
         .await
-        .map_err(|error| ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor."))?;
+        .map_err(|error| {
+            ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor.")
+        })?;
         let (reloads, reloads_wanted) = mpsc::channel(4);
         let control = Control { reloads };
         let listeners = listeners(&config, &folder).await?;
         let url = listeners.iter().find_map(api::Listener::address).map(|address| {
-            let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+            let scheme = if config.server.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            };
             format!("{scheme}://{address}")
         });
-        let router = api::router(Api::new(
+        let cancel = CancellationToken::new();
+        let api = Api::new(api_parts(
             &config,
-            fleet.clone(),
-            repository.clone(),
-            store.clone(),
-            engine.clock(),
+            &fleet,
+            &repository,
+            &store,
+            &engine,
             metrics,
-            control.clone(),
-            listeners.iter().filter_map(api::Listener::address).collect(),
+            &control,
+            &cancel,
         ));
         let ready = Ready {
             version: env!("CARGO_PKG_VERSION"),
@@ -285,7 +289,8 @@ impl Server {
             fleet,
             repository,
             listeners,
-            router,
+            api,
+            cancel,
             reloads: reloads_wanted,
             control,
             ready,
@@ -326,7 +331,8 @@ impl Server {
             fleet,
             repository,
             listeners,
-            router,
+            api,
+            cancel: streams,
             mut reloads,
             callback,
             _lock: lock,
@@ -337,8 +343,26 @@ impl Server {
             connections: usize::try_from(config.server.limits.connections).unwrap_or(usize::MAX),
             ..api::Limits::default()
         };
-        tasks.spawn(api::serve(listeners, router, limits, cancel.clone()));
-        tasks.spawn(settle::settle(store.clone(), engine.clone(), fleet.clone(), cancel.clone()));
+        {
+            let cancel = cancel.clone();
+            tasks.spawn(async move {
+                api::serve(listeners, api::router(&api), limits, cancel).await;
+                api.finish().await;
+            });
+        }
+        {
+            let cancel = cancel.clone();
+            tasks.spawn(async move {
+                cancel.cancelled().await;
+                streams.cancel();
+            });
+        }
+        tasks.spawn(settle::settle(
+            store.clone(),
+            engine.clone(),
+            fleet.clone(),
+            cancel.clone(),
+        ));
         {
             let (fleet, cancel) = (fleet.clone(), cancel.clone());
             tasks.spawn(async move { fleet.run(cancel).await });
@@ -347,8 +371,17 @@ impl Server {
             let (repository, cancel) = (repository.clone(), cancel.clone());
             tasks.spawn(async move { repository.run(cancel).await });
         }
-        tasks.spawn(tell_of_firmware(repository.clone(), fleet.clone(), cancel.clone()));
-        tasks.spawn(keep_house(store.clone(), engine.clone(), config.retention.clone(), cancel.clone()));
+        tasks.spawn(tell_of_firmware(
+            repository.clone(),
+            fleet.clone(),
+            cancel.clone(),
+        ));
+        tasks.spawn(keep_house(
+            store.clone(),
+            engine.clone(),
+            config.retention.clone(),
+            cancel.clone(),
+        ));
         {
             let cancel = cancel.clone();
             tasks.spawn(async move {
@@ -365,7 +398,7 @@ impl Server {
                 () = cancel.cancelled() => break,
                 wanted = reloads.recv() => {
                     let Some(answer) = wanted else { break };
-                    let reloaded = reload(&mut now, &options, &fleet, &repository, &site);
+                    let reloaded = reload(&mut now, &options, &fleet, &site);
                     let _ = answer.send(reloaded);
                 }
                 Some(ended) = tasks.join_next() => {
@@ -385,24 +418,23 @@ impl Server {
 }
 
 /// Reads the configuration again and applies what can be applied while the server runs.
-fn reload(
-    now: &mut Config,
-    options: &Options,
-    fleet: &Fleet,
-    repository: &Repository,
-    site: &Site,
-) -> Result<Reloaded, String> {
+fn reload(now: &mut Config, options: &Options, fleet: &Fleet, site: &Site) -> Result<Reloaded, String> {
     if options.config.is_none() {
         return Err("the server was started without a configuration file".to_owned());
     }
     let read = read_config(options).map_err(|error| error.text)?;
-    let difference = now.diff(&read);
+    let changes = now.diff(&read);
     fleet.apply(fleet_settings(&read, site));
-    repository.apply(repository_settings(&read, site));
+    let in_words = |needs_restart: bool| {
+        let changes = changes
+            .iter()
+            .filter(|change| change.needs_restart == needs_restart);
+        changes.map(|change| change.text.clone()).collect()
+    };
     let reloaded = Reloaded {
-        changes: difference.changes,
-        after_restart: difference.after_restart,
-        warnings: read.warnings().iter().map(ToString::to_string).collect(),
+        changes: in_words(false),
+        after_restart: in_words(true),
+        warnings: read.warnings().into_iter().map(|warning| warning.text).collect(),
     };
     tracing::info!(changes = ?reloaded.changes, "the configuration was read again");
     *now = read;
@@ -416,7 +448,7 @@ fn fleet_settings(config: &Config, site: &Site) -> FleetSettings {
     let mut scan_every = Duration::MAX;
     let mut mdns = false;
     for block in &config.families {
-        let Some(family) = families::named(block.family.as_str(), site, &block.ways()) else {
+        let Some(family) = families::named(block.family.as_str(), site, &ways(config, block)) else {
             continue;
         };
         if block.auto_discovery {
@@ -441,14 +473,14 @@ fn fleet_settings(config: &Config, site: &Site) -> FleetSettings {
         scan_ranges,
         scan_every,
         mdns,
+        multicast: net::Multicast::default(),
         broker: config.mqtt.as_ref().map(|mqtt| discovery::Broker {
             url: mqtt.broker.clone(),
             username: mqtt.username.clone(),
             password: mqtt.password.clone(),
             client_id: mqtt.client_id.clone(),
             ca: mqtt.ca.clone(),
-            certificate: mqtt.certificate.clone(),
-            status_prefix: mqtt.status_prefix.clone(),
+            prefix: String::new(),
         }),
         auto_enroll: config.policy.auto_enroll,
     }
@@ -467,8 +499,28 @@ fn configured(device: &config::ConfiguredDevice) -> ConfiguredDevice {
     }
 }
 
-fn repository_settings(config: &Config, site: &Site) -> firmware::Settings {
-    firmware::Settings::of(config, site)
+/// What the configuration says of the repository.
+fn repository_settings(config: &Config) -> firmware::settings::Settings {
+    let blocks = || config.families.iter();
+    firmware::settings::Settings {
+        folder: config.firmware_path.clone(),
+        feed_urls: blocks()
+            .map(|block| (block.family.clone(), block.feed_urls.clone()))
+            .collect(),
+        check_every: blocks()
+            .map(|block| (block.family.clone(), block.update_check_every))
+            .collect(),
+        indexes: config
+            .firmware_index
+            .iter()
+            .map(|index| firmware::settings::Index {
+                url: index.url.to_string(),
+                public_key: Some(index.public_key.clone()),
+            })
+            .collect(),
+        require_signature: config.policy.require_signature,
+        ..firmware::settings::Settings::default()
+    }
 }
 
 async fn open_repository(
@@ -477,9 +529,82 @@ async fn open_repository(
     engine: &Engine,
     site: &Site,
 ) -> Result<Repository, ServeError> {
-    Repository::open(store.clone(), engine.clock(), repository_settings(config, site))
-        .await
-        .map_err(|error| ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor."))
+    let families = config
+        .families
+        .iter()
+        .filter_map(|block| families::named(block.family.as_str(), site, &ways(config, block)))
+        .collect();
+    Repository::open(
+        Store::clone(store),
+        families,
+        engine.clock(),
+        repository_settings(config),
+    )
+    .await
+    .map_err(|error| ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor."))
+}
+
+/// The ways to the devices of a family.
+fn ways(config: &Config, block: &config::FamilyBlock) -> families::Ways {
+    let mut ways = block.ways();
+    if let Some(mqtt) = &config.mqtt {
+        ways.status_topic.clone_from(&mqtt.status_prefix);
+    }
+    ways
+}
+
+/// What the API is made of.
+#[expect(clippy::too_many_arguments, reason = "it brings everything together, once")]
+fn api_parts(
+    config: &Config,
+    fleet: &Fleet,
+    repository: &Repository,
+    store: &Arc<Store>,
+    engine: &Engine,
+    metrics: Metrics,
+    control: &Control,
+    cancel: &CancellationToken,
+) -> api::Parts {
+    let per_second = f64::from(config.server.limits.requests_per_minute) / 60.0;
+    let (of_metrics, of_health, of_events) = (fleet.clone(), fleet.clone(), fleet.clone());
+    let (journal, firmware, control) = (store.clone(), repository.clone(), control.clone());
+    api::Parts {
+        store: store.clone(),
+        clock: engine.clock(),
+        settings: ApiSettings {
+            hosts: config.server.hosts.clone(),
+            proxies: config.server.trusted_proxies.clone(),
+            rate: api::Rate {
+                per_second,
+                ..api::Rate::default()
+            },
+            ..ApiSettings::default()
+        },
+        metrics: Arc::new(move || metrics.render(&of_metrics)),
+        health: Arc::new(move || health(&of_health, &firmware, &journal)),
+        reload: Arc::new(move || {
+            let control = control.clone();
+            Box::pin(async move { control.reload().await })
+        }),
+        events: Arc::new(move || of_events.events()),
+        cancel: cancel.clone(),
+    }
+}
+
+/// How the server fares: anything that works less than it should makes it degraded.
+fn health(fleet: &Fleet, _repository: &Repository, store: &Store) -> HealthReport {
+    let mut reasons = fleet.troubles();
+    if store.is_lost() {
+        reasons.push(NoteView {
+            rule: "storage".to_owned(),
+            text: "A write to the database may be lost: nothing more is stored. Restart the server once the disk is well.".to_owned(),
+        });
+    }
+    HealthReport {
+        status: if reasons.is_empty() { "ok" } else { "degraded" }.to_owned(),
+        reasons,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
 }
 
 /// Opens the doors: the local socket always, and the network where it is configured.
@@ -493,12 +618,26 @@ async fn listeners(config: &Config, folder: &Path) -> Result<Vec<api::Listener>,
     let socket = api::ListenOn::Unix {
         path: folder.join(api::SOCKET_FILE),
     };
-    let mut listeners = vec![api::Listener::bind(&socket).await.map_err(|error| failed(&error))?];
+    let mut listeners = vec![
+        api::Listener::bind(&socket)
+            .await
+            .map_err(|error| failed(&error))?,
+    ];
     if let Some(address) = config.server.listen {
         let protection = match &config.server.tls {
             Some(tls) => {
-                let names = tls_names(config, address.ip());
-                api::Protection::Tls(api::tls_config(tls, folder, &names).map_err(|error| failed(&error))?)
+                let certificate = match &tls.certificate {
+                    config::Certificate::Own { cert, key } => api::Certificate::Own {
+                        chain: cert.clone(),
+                        key: key.clone(),
+                    },
+                    config::Certificate::SelfSigned => api::Certificate::Generated {
+                        folder: folder.to_owned(),
+                        names: tls_names(config, address.ip()),
+                    },
+                };
+                let protected = api::tls_config(&certificate, tls.client_ca.as_deref());
+                api::Protection::Tls(protected.map_err(|error| failed(&error))?)
             }
             None if config.server.trusted_proxies.is_empty() => api::Protection::Loopback,
             None => api::Protection::Proxy,
@@ -528,7 +667,14 @@ async fn tell_of_firmware(repository: Repository, fleet: Fleet, cancel: Cancella
             change = changes.recv() => change,
         };
         match change {
-            Ok(change) => fleet.announce(change.kind(), &change.detail()).await,
+            Ok(change) => {
+                let detail = json!({
+                    "sha256": change.digest.map(|digest| digest.to_string()),
+                    "name": change.name,
+                    "text": change.text,
+                });
+                fleet.announce(change.kind.event(), &detail).await;
+            }
             // What was missed is in the list of firmware all the same.
             Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
             Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
@@ -537,14 +683,19 @@ async fn tell_of_firmware(repository: Repository, fleet: Fleet, cancel: Cancella
 }
 
 /// Tidies the database, and backs it up once a day.
-async fn keep_house(store: Arc<Store>, engine: Engine, retention: config::Retention, cancel: CancellationToken) {
+async fn keep_house(
+    store: Arc<Store>,
+    engine: Engine,
+    retention: config::Retention,
+    cancel: CancellationToken,
+) {
     let kept = store::Retention {
         samples: retention.samples,
         events: retention.events,
         jobs: retention.jobs,
         ..store::Retention::default()
     };
-    let n_backups = retention.backups.max(1).min(N_BACKUPS.max(retention.backups));
+    let n_backups = usize::try_from(retention.backups).unwrap_or(N_BACKUPS).max(1);
     loop {
         let now_ms = engine.clock().now().wall_ms;
         match store.back_up_daily(now_ms, n_backups).await {
@@ -565,7 +716,9 @@ async fn keep_house(store: Arc<Store>, engine: Engine, retention: config::Retent
 /// Comes back when the server is to end.
 fn ends(cancel: CancellationToken, managed: bool) -> Result<impl Future<Output = ()>, ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
-    let failed = |error: std::io::Error| ServeError::new(format!("Listening for signals: {error}."), "Start it again.");
+    let failed = |error: std::io::Error| {
+        ServeError::new(format!("Listening for signals: {error}."), "Start it again.")
+    };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     Ok(async move {
@@ -597,13 +750,17 @@ fn hang_ups<'a>(
     tell: &'a (dyn Fn(Notice<'_>) + Send + Sync),
 ) -> Result<impl Future<Output = ()> + 'a, ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
-    let failed = |error: std::io::Error| ServeError::new(format!("Listening for signals: {error}."), "Start it again.");
+    let failed = |error: std::io::Error| {
+        ServeError::new(format!("Listening for signals: {error}."), "Start it again.")
+    };
     let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
     Ok(async move {
         while hang_up.recv().await.is_some() {
             match control.reload().await {
                 Ok(reloaded) => tell(Notice::Reloaded(&reloaded)),
-                Err(error) => tell(Notice::Warning(format!("The configuration stays as it was: {error}"))),
+                Err(error) => tell(Notice::Warning(format!(
+                    "The configuration stays as it was: {error}"
+                ))),
             }
         }
     })

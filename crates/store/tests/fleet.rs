@@ -5,7 +5,7 @@ mod common;
 
 use std::net::IpAddr;
 
-use common::{ADDRESS, DIGEST, device, event, fleet_row, id, open, snapshot};
+use common::{ADDRESS, DIGEST, device, event, fleet_row, id, open, poll, sample, snapshot};
 use model::family::{Notes, Undo};
 use model::id::Sha256;
 use model::installed::Installed;
@@ -40,29 +40,6 @@ fn full_row(hardware: &str) -> FleetRow {
         slot_bytes: Some(1_900_000),
         ota_wanted: Some(false),
         ..fleet_row(hardware)
-    }
-}
-
-fn poll(hardware: &str, at_ms: i64) -> Poll {
-    Poll {
-        id: id(hardware),
-        address: None,
-        at_ms,
-        online: true,
-        snapshot: Some(snapshot(hardware, "1.0")),
-        restarts: 0,
-        sample: Some(sample(at_ms)),
-    }
-}
-
-fn sample(at_ms: i64) -> Sample {
-    Sample {
-        at_ms,
-        online: true,
-        uptime_s: Some(u64::try_from(at_ms).unwrap()),
-        free_heap_bytes: None,
-        signal_dbm: Some(-70),
-        restarted: false,
     }
 }
 

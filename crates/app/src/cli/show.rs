@@ -65,6 +65,16 @@ pub(super) fn safe(text: &str) -> String {
         .collect()
 }
 
+/// The same for a text of several lines.
+pub(super) fn safe_lines(text: &str) -> String {
+    text.split_inclusive('\n')
+        .map(|line| match line.strip_suffix('\n') {
+            Some(line) => safe(line) + "\n",
+            None => safe(line),
+        })
+        .collect()
+}
+
 /// Whether a terminal just shows this.
 fn is_printed(c: char) -> bool {
     // Zero-width characters, line and paragraph separators, bidirectional controls and marks (UAX #9), byte order mark, tags.

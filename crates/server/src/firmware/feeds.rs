@@ -16,10 +16,11 @@ use store::{FeedRow, FleetRow};
 use tokio::time::MissedTickBehavior;
 use url::Url;
 
+use super::error::RepositoryError;
 use super::fetch::{
     Download, FetchError, Fetched, Fetcher, Hosts, Limits, Naming, Wanted, Way, attempts, without_secrets,
 };
-use super::{Change, ChangeKind, Repository, RepositoryError, Source, index};
+use super::{Change, ChangeKind, Repository, Source, index};
 use crate::views::FeedView;
 
 /// How often it is asked whether a feed is due. Taste: nobody waits for a weekly look.
@@ -117,7 +118,7 @@ async fn fetch(
                 );
             }
             Err(error) => return Err(error),
-            Ok(fetched) => return Ok((fetched, url)),
+            Ok(answer) => return Ok((answer, url)),
         }
     }
 }

@@ -532,18 +532,16 @@ impl Fetcher {
         let mut window_ends = Instant::now() + self.limits.window;
         let mut window_began_at = 0;
         loop {
-            let chunk = match tokio::time::timeout_at(window_ends, response.chunk()).await {
-                Ok(chunk) => chunk.map_err(|error| FetchError::Cut { said: chain(&error) })?,
-                Err(_) => {
-                    let in_window = bytes.len() as u64 - window_began_at;
-                    if in_window < self.limits.window_len_bytes {
-                        return Err(self.too_slow());
-                    }
-                    window_began_at = bytes.len() as u64;
-                    window_ends = Instant::now() + self.limits.window;
-                    continue;
+            let Ok(chunk) = tokio::time::timeout_at(window_ends, response.chunk()).await else {
+                let in_window = bytes.len() as u64 - window_began_at;
+                if in_window < self.limits.window_len_bytes {
+                    return Err(self.too_slow());
                 }
+                window_began_at = bytes.len() as u64;
+                window_ends = Instant::now() + self.limits.window;
+                continue;
             };
+            let chunk = chunk.map_err(|error| FetchError::Cut { said: chain(&error) })?;
             let Some(chunk) = chunk else { break };
             let len = bytes.len() as u64 + chunk.len() as u64;
             if len > *len_bytes.end() {

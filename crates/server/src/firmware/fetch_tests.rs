@@ -5,7 +5,8 @@ const MODERN: &str = "C6_1_5_46_72_P1_1_1_5_48.mbin";
 const LEN_BYTES: RangeInclusive<u64> = 100 * 1024..=10 * 1024 * 1024;
 
 fn read_name(name: &str) -> Option<Vec<NamedPart>> {
-    (name.starts_with("C6_") && name.ends_with(".mbin") && !name.contains(' ')).then(Vec::new)
+    let is_vendors = name.starts_with("C6_") && name.strip_suffix(".mbin").is_some();
+    (is_vendors && !name.contains(' ')).then(Vec::new)
 }
 
 /// Bounds that a test can wait for.
@@ -106,6 +107,7 @@ async fn what_has_not_changed_is_not_sent_again() {
 }
 
 /// F8, F9, T15, T18: each of these servers gives nothing, and says why.
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 #[tokio::test]
 async fn a_server_that_misbehaves_gives_nothing_and_a_reason() {
     let (name, value) = disposition(MODERN);
@@ -353,7 +355,7 @@ async fn only_the_vendors_own_names_are_taken() {
     for name in names {
         served.lock().unwrap().clone_from(&name);
         let error = match fetch_by(&fetcher, &url, None).await {
-            Ok(fetched) => panic!("{name:?}: {fetched:?}"),
+            Ok(answer) => panic!("{name:?}: {answer:?}"),
             Err(error) => error,
         };
         let is_about_the_name = matches!(error, FetchError::NoName { .. } | FetchError::OtherName { .. });

@@ -15,7 +15,8 @@ use proto::content_disposition;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::{NOTES_MAX_LEN_BYTES, Pace};
+use super::judge::NOTES_MAX_LEN_BYTES;
+use super::settings::Pace;
 use crate::views::{FolderView, NoteView};
 
 /// Files looked at. Guess: ten times what the owner of 1,000 devices keeps.
@@ -166,7 +167,7 @@ impl Folder {
     }
 
     /// A file cannot be taken now; it is tried again after a while.
-    pub(super) fn put_off(&mut self, due: &Due, now: Duration, because: String) {
+    pub(super) fn put_off(&mut self, due: &Due, now: Duration, because: &str) {
         self.change(due, |seen| {
             seen.since = now;
             seen.doubtful = true;

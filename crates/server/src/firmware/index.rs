@@ -9,9 +9,11 @@ use proto::content_disposition;
 use serde::Deserialize;
 use url::Url;
 
+use super::error::RepositoryError;
 use super::feeds::{Detail, finish, new_row};
 use super::fetch::{FetchError, Fetched, Hosts, Naming, Wanted, Way, attempts, without_secrets};
-use super::{Change, ChangeKind, Index, Repository, RepositoryError, Source};
+use super::settings::Index;
+use super::{Change, ChangeKind, Repository, Source};
 
 /// How often an index is looked at. Taste: somebody who keeps one releases more often than a vendor.
 pub(super) const EVERY: Duration = Duration::from_hours(24);
@@ -68,20 +70,23 @@ pub(super) fn names(indexes: &[Index]) -> Vec<String> {
 pub(super) fn named(indexes: &[Index]) -> Vec<(String, &Index)> {
     let mut named: Vec<(String, &Index)> = Vec::new();
     for index in indexes {
-        let url: Option<Url> = index.url.parse().ok();
-        let host = url.as_ref().and_then(Url::host_str).unwrap_or("unreadable");
-        let name = (1..)
-            .map(|n| {
-                if n == 1 {
-                    format!("index-{host}")
-                } else {
-                    format!("index-{host}-{n}")
-                }
-            })
-            .find(|name| named.iter().all(|(taken, _)| taken != name));
-        named.extend(name.map(|name| (name, index)));
+        let host = host_of(index);
+        let n_before = named.iter().filter(|(_, other)| host_of(other) == host).count();
+        let name = match n_before {
+            0 => format!("index-{host}"),
+            n => format!("index-{host}-{}", n + 1),
+        };
+        named.push((name, index));
     }
     named
+}
+
+fn host_of(index: &Index) -> String {
+    let url: Option<Url> = index.url.parse().ok();
+    url.as_ref()
+        .and_then(Url::host_str)
+        .unwrap_or("unreadable")
+        .to_owned()
 }
 
 /// One look at one index.

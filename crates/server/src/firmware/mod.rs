@@ -3,111 +3,46 @@
 //! Images are inspected when they come; what is refused is kept and shown with its reasons, and never offered.
 
 mod catalogue;
-mod feeds;
+pub mod error;
+pub mod feeds;
 pub mod fetch;
 mod folder;
 mod index;
+mod judge;
+mod offers;
+pub mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
 
 use engine::Clock;
 use model::device::Device;
 use model::family::Family;
 use model::firmware::State;
-use model::id::{FamilyId, Sha256};
-use model::image::{Image, ImageInfo, Inspection, Override, Refusal, VersionSource};
+use model::id::Sha256;
+use model::image::{Image, ImageInfo, Inspection, Override, Refusal};
 use model::installed::Installed;
-use model::release::{self, Runs, Wishes};
-use model::version::{Relation, Versions};
-use proto::content_disposition;
-use store::{FirmwareError, FirmwareRow, FirmwareUse, ImageError, InventoryError, Store, StoreError};
+use model::version::Relation;
+use store::{FirmwareError, FirmwareRow, FirmwareUse, Store, StoreError};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use crate::views::{FirmwareListView, FirmwareView, FolderView, InstalledView, NoteView, OfferView};
+use crate::views::{FirmwareListView, FirmwareView, FolderView, NoteView};
 use catalogue::{Catalogue, Kept, family_of};
+use error::RepositoryError;
 use fetch::{Fetcher, Limits};
-
-pub use feeds::{CheckError, FeedFile, UnknownFeed, fetch_once};
-
-/// Longest release notes kept, bytes.
-pub const NOTES_MAX_LEN_BYTES: usize = 64 * 1024;
+use judge::{better, bounded_notes, first_text, inspect, open_way, other_bytes, plainly_named};
+use settings::Settings;
 
 /// How many judgements of an image for a kind of device are remembered. Guess: far more than a home has kinds of devices.
 const N_FITS: usize = 4096;
 
 /// How many changes wait for a slow listener, who then has to read the list again.
 const N_CHANGES: usize = 256;
-
-/// What the owner has configured.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The folder that images can be dropped into.
-    pub folder: Option<PathBuf>,
-    /// Addresses of feeds that differ from the vendors', by family and key.
-    pub feed_urls: BTreeMap<FamilyId, BTreeMap<String, String>>,
-    /// How often the feeds of a family are looked at; those that are not named: weekly.
-    pub check_every: BTreeMap<FamilyId, Duration>,
-    /// Remote indexes.
-    pub indexes: Vec<Index>,
-    /// Whether only signed images may be offered. No signature is verified yet: then every image waits for its approval.
-    pub require_signature: bool,
-    /// Bounds of downloads.
-    pub limits: Limits,
-    /// How the folder is watched.
-    pub pace: Pace,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            folder: None,
-            feed_urls: BTreeMap::new(),
-            check_every: BTreeMap::new(),
-            indexes: Vec::new(),
-            require_signature: false,
-            limits: Limits::default(),
-            pace: Pace::default(),
-        }
-    }
-}
-
-/// A list of images kept by somebody else.
-#[derive(Clone, Debug)]
-pub struct Index {
-    /// Where it is.
-    pub url: String,
-    /// The key that it is signed with. Not used yet: images of an index wait for approval.
-    pub public_key: Option<String>,
-}
-
-/// How the watch folder is read.
-#[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// How long a file must not change before it is taken for whole.
-    pub settle: Duration,
-    /// The same for a file about which the inspection warns: it may be a part of one.
-    pub settle_doubtful: Duration,
-    /// How often the folder is read without being told of a change: network shares tell nothing.
-    pub rescan: Duration,
-}
-
-impl Default for Pace {
-    /// Taste: with these, a dropped file is offered within 2 s, and a copy that stalls for 10 s is still not taken in half.
-    fn default() -> Self {
-        Self {
-            settle: Duration::from_millis(750),
-            settle_doubtful: Duration::from_secs(10),
-            rescan: Duration::from_secs(10),
-        }
-    }
-}
 
 /// How an image comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,90 +175,6 @@ impl ChangeKind {
     }
 }
 
-/// Why something was not done with an image. Nothing has changed.
-#[derive(Debug, thiserror::Error)]
-pub enum RepositoryError {
-    /// There is no such image.
-    #[error("there is no image {what}")]
-    NotFound {
-        /// What was asked for.
-        what: String,
-    },
-    /// A path that does not lie in the watch folder.
-    #[error("{path} is not a file of the firmware folder")]
-    Outside {
-        /// The path.
-        path: String,
-    },
-    /// It is needed.
-    #[error("{name} is kept: {reason}")]
-    InUse {
-        /// The image's name.
-        name: String,
-        /// A device, or a job, and what for.
-        reason: String,
-    },
-    /// Its file lies in the watch folder and would bring it back.
-    #[error("{name} would come back at once: its file {file_name} lies in the firmware folder")]
-    InFolder {
-        /// The image's name.
-        name: String,
-        /// The file.
-        file_name: String,
-    },
-    /// Approval does not help it.
-    #[error("{name} is {} and cannot be approved", state.name())]
-    NotApprovable {
-        /// The image's name.
-        name: String,
-        /// How it stands.
-        state: State,
-    },
-    /// It cannot be what the device runs.
-    #[error("{name} cannot be what the device runs: {reason}")]
-    NotRunning {
-        /// The image's name.
-        name: String,
-        /// Why not.
-        reason: String,
-    },
-    /// The device is not known.
-    #[error("storing what the device runs")]
-    Device(#[source] InventoryError),
-    /// Its file could not be read or written.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// The database failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl RepositoryError {
-    /// What to do about it, in one sentence.
-    pub fn next_step(&self) -> &'static str {
-        match self {
-            Self::NotFound { .. } => "Look at the list of images for its name or its digest.",
-            Self::Outside { .. } => "Name the image by its version, its file name or its digest.",
-            Self::InUse { .. } => "Update these devices to other images first, or leave it.",
-            Self::InFolder { .. } => "Take the file out of the folder first.",
-            Self::NotApprovable {
-                state: State::Blocked,
-                ..
-            } => {
-                "Compare both files with the vendor's; if this one is right, remove it here and upload it yourself."
-            }
-            Self::NotApprovable { .. } => "See the reasons why it is refused.",
-            Self::NotRunning { .. } => "Look up which file the device was flashed with.",
-            Self::Device(_) => "Add the device first.",
-            Self::Image(ImageError::Full { .. }) => {
-                "Make room on the disk of the state folder, and try again."
-            }
-            Self::Image(ImageError::Corrupt { .. }) => "Add the file again.",
-            Self::Image(_) | Self::Store(_) => "See the server's log.",
-        }
-    }
-}
-
 /// The repository. Cloning shares it.
 #[derive(Clone)]
 pub struct Repository {
@@ -338,7 +189,7 @@ struct Inner {
     fetcher: Fetcher,
     catalogue: RwLock<Arc<Catalogue>>,
     /// Why an image does not fit a kind of device, as it was found out.
-    fits: Mutex<HashMap<(Sha256, String), Arc<[Refusal]>>>,
+    fits: Mutex<HashMap<Fit, Arc<[Refusal]>>>,
     folder: Mutex<folder::Folder>,
     changes: broadcast::Sender<Change>,
     /// One change at a time.
@@ -346,6 +197,9 @@ struct Inner {
     /// One look at the feeds at a time.
     looking: tokio::sync::Mutex<()>,
 }
+
+/// An image, and all that [`Family::accepts`] can know of a device.
+type Fit = (Sha256, String);
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -439,40 +293,6 @@ impl Repository {
             let running_on = running.get(digest).cloned().unwrap_or_default();
             catalogue::view(kept, latest.get(digest), running_on)
         }))
-    }
-
-    /// The image that a word means: a digest, a name, a version, a file name, or the path of a file in the watch folder.
-    ///
-    /// No other path is looked at (RELIABILITY.md T21): nothing that a caller names is ever opened.
-    pub fn find(&self, word: &str) -> Result<Sha256, RepositoryError> {
-        let word = word.trim();
-        let not_found = || RepositoryError::NotFound {
-            what: word.chars().filter(|c| !c.is_control()).take(120).collect(),
-        };
-        if word.is_empty() || ["unknown", "unavailable", "none"].contains(&word.to_ascii_lowercase().as_str())
-        {
-            return Err(not_found());
-        }
-        let is_path = word.contains('/');
-        // "1.5.46.72 / P 1.1.5.48" is a name.
-        let catalogue = self.catalogue();
-        if let Some(kept) = catalogue.find(word) {
-            return Ok(kept.row.digest);
-        }
-        let folder = locked(&self.inner.folder);
-        if is_path {
-            let in_folder = self.inner.settings.folder.as_deref().and_then(|path| {
-                let rest = Path::new(word).strip_prefix(path).ok()?;
-                rest.to_str().filter(|name| !name.contains('/'))
-            });
-            let Some(file_name) = in_folder else {
-                return Err(RepositoryError::Outside {
-                    path: word.chars().filter(|c| !c.is_control()).take(120).collect(),
-                });
-            };
-            return folder.digest_of(file_name).ok_or_else(not_found);
-        }
-        folder.digest_of(word).ok_or_else(not_found)
     }
 
     /// The bytes of an image, checked against its digest once more.
@@ -771,88 +591,6 @@ impl Repository {
         Ok(())
     }
 
-    /// The newest approved image for this device, and why it is not offered if it is not.
-    ///
-    /// An image is read from the disk once for each kind of device, a few milliseconds.
-    pub async fn latest_for(
-        &self,
-        device: &Device,
-        family: &dyn Family,
-        installed: Option<&Installed>,
-        wishes: Wishes<'_>,
-    ) -> Option<OfferView> {
-        let catalogue = self.catalogue();
-        let mut candidates = catalogue.approved_of(&family.id());
-        loop {
-            let newest = release::newest(&candidates, family)?;
-            let digest = newest.info.sha256;
-            let kept = catalogue.get(digest)?;
-            let refusals = self.refusals(kept, device, family).await;
-            if release::is_for_another(&refusals) {
-                candidates.retain(|held| held.info.sha256 != digest);
-                continue;
-            }
-            let runs = Runs {
-                record: installed,
-                image: installed
-                    .and_then(|record| record.digest)
-                    .and_then(|digest| catalogue.get(digest))
-                    .map(Kept::held),
-            };
-            let offered = (newest, kept.name.as_str());
-            return Some(OfferView {
-                sha256: digest.to_string(),
-                name: kept.name.clone(),
-                file_name: kept.row.file_name.clone(),
-                why_not: release::why_not(family, device, runs, offered, &refusals, wishes),
-            });
-        }
-    }
-
-    /// Why an image may not go to this very device.
-    async fn refusals(&self, kept: &Kept, device: &Device, family: &dyn Family) -> Arc<[Refusal]> {
-        let digest = kept.row.digest;
-        // All that `Family::accepts` can know of a device, but for which one it is.
-        let kind = format!(
-            "{}|{:?}|{:?}|{:?}",
-            device.id.family, device.hardware, device.slot_bytes, device.versions
-        );
-        let key = (digest, kind);
-        if let Some(known) = locked(&self.inner.fits).get(&key) {
-            return Arc::clone(known);
-        }
-        let image = match self.inner.store.image(digest, &kept.row.file_name).await {
-            Ok(Some(image)) => image,
-            Ok(None) => return Arc::new([not_readable("Its file is missing from the repository.")]),
-            Err(error) => {
-                tracing::error!(%digest, error = &error as &dyn std::error::Error, "an image cannot be read");
-                return Arc::new([not_readable(
-                    "Its file in the repository cannot be read or is damaged.",
-                )]);
-            }
-        };
-        let refusals: Arc<[Refusal]> = family.accepts(device, &kept.row.info, &image).into();
-        let mut fits = locked(&self.inner.fits);
-        if fits.len() >= N_FITS {
-            fits.clear();
-        }
-        fits.insert(key, Arc::clone(&refusals));
-        refusals
-    }
-
-    /// What a device is believed to run, in words: the image's name as long as the device's label has not changed since the
-    /// record, else what it reports.
-    pub fn installed_view(&self, family: &dyn Family, record: &Installed, seen: &Versions) -> InstalledView {
-        let catalogue = self.catalogue();
-        let kept = record.digest.and_then(|digest| catalogue.get(digest));
-        let believed = kept.filter(|_| record.label == *seen);
-        InstalledView {
-            sha256: record.digest.map(|digest| digest.to_string()),
-            name: believed.map_or_else(|| family.words(seen), |kept| kept.name.clone()),
-            kept: kept.is_some(),
-        }
-    }
-
     /// What is wrong with the folder and the feeds, for the report on health.
     pub async fn troubles(&self) -> Vec<NoteView> {
         let mut troubles = Vec::new();
@@ -974,132 +712,6 @@ impl Repository {
         // Without listeners it is only logged.
         let _ = self.inner.changes.send(change);
     }
-}
-
-/// What the families say of a file: accepted by one is enough.
-///
-/// A family whose devices are never guessed takes a file only where no other does. Of those that refuse, the one that knows
-/// whose file it is tells why.
-fn inspect(families: &[Arc<dyn Family>], image: &Image) -> (ImageInfo, Vec<Refusal>) {
-    let mut refused: Option<(ImageInfo, Vec<Refusal>)> = None;
-    let guessable_first = families
-        .iter()
-        .filter(|family| family.guessable())
-        .chain(families.iter().filter(|family| !family.guessable()));
-    for family in guessable_first {
-        match family.inspect(image) {
-            Inspection::NotMine => {}
-            Inspection::Accepted(info) => return (info, Vec::new()),
-            Inspection::Refused(info, refusals) => {
-                let is_better = match &refused {
-                    None => true,
-                    Some((known, _)) => known.family.is_none() && info.family.is_some(),
-                };
-                if is_better {
-                    refused = Some((info, refusals));
-                }
-            }
-        }
-    }
-    refused.unwrap_or_else(|| (unknown(image), vec![nobodys()]))
-}
-
-/// The image under a name that is that of a plain file (RELIABILITY.md T17): the last component, or none worth keeping.
-fn plainly_named(image: &Image) -> Image {
-    match content_disposition::last_component(image.file_name()) {
-        Ok(name) if name == image.file_name() => image.clone(),
-        Ok(name) => Image::new(&name, Arc::clone(image.bytes())),
-        Err(_) => Image::new("unnamed", Arc::clone(image.bytes())),
-    }
-}
-
-/// What is stored of an image that has come again, if that changes anything.
-fn better(known: FirmwareRow, new: FirmwareRow) -> Option<FirmwareRow> {
-    let is_step_up = match (known.state, new.state) {
-        // Under its right name it is no longer refused.
-        (State::Refused, state) => state != State::Refused,
-        (State::Quarantined | State::Waiting, State::Approved) => true,
-        // What was blocked stays so, and nothing takes an approval back.
-        _ => false,
-    };
-    is_step_up.then(|| FirmwareRow {
-        added_ms: known.added_ms,
-        notes: known.notes,
-        ..new
-    })
-}
-
-fn first_text(refusals: &[Refusal]) -> String {
-    refusals
-        .first()
-        .map(|refusal| refusal.text.clone())
-        .unwrap_or_default()
-}
-
-fn unknown(image: &Image) -> ImageInfo {
-    ImageInfo {
-        family: None,
-        kind: "unknown".to_owned(),
-        chip: None,
-        versions: None,
-        version_source: VersionSource::FileName,
-        hint: None,
-        project: None,
-        signature: None,
-        len_bytes: image.len_bytes(),
-        sha256: image.sha256(),
-        warnings: Vec::new(),
-    }
-}
-
-fn nobodys() -> Refusal {
-    Refusal {
-        rule: "unknown-kind".to_owned(),
-        text: "No family of devices knows this kind of file.".to_owned(),
-        next_step: "Give the file the name that its vendor gave it.".to_owned(),
-        overriding: Override::Never,
-    }
-}
-
-fn other_bytes(file_name: &str, name: &str, other: Sha256) -> Refusal {
-    Refusal {
-        rule: "other-bytes".to_owned(),
-        text: format!(
-            "{file_name} came with other bytes than {name} ({}), which is here under this name or version.",
-            other.short()
-        ),
-        next_step: "Ask the vendor which of the two is right before you use either.".to_owned(),
-        overriding: Override::Never,
-    }
-}
-
-fn open_way() -> Refusal {
-    Refusal {
-        rule: "open-way".to_owned(),
-        text: "It came over plain HTTP, where anybody on the way could have changed it.".to_owned(),
-        next_step: "Compare its SHA-256 with the vendor's or another home's, then approve it.".to_owned(),
-        overriding: Override::Possible,
-    }
-}
-
-fn not_readable(text: &str) -> Refusal {
-    Refusal {
-        rule: "artifact-corrupt".to_owned(),
-        text: text.to_owned(),
-        next_step: "Add the file again.".to_owned(),
-        overriding: Override::Possible,
-    }
-}
-
-/// Release notes as they are kept: without control characters, at most 64 KiB; none if nothing is left.
-fn bounded_notes(notes: &str) -> Option<String> {
-    let mut kept: String = notes
-        .chars()
-        .filter(|c| !c.is_control() || matches!(c, '\n' | '\t'))
-        .collect();
-    kept.truncate(kept.floor_char_boundary(NOTES_MAX_LEN_BYTES));
-    let kept = kept.trim();
-    (!kept.is_empty()).then(|| kept.to_owned())
 }
 
 /// The room left on the disk of a folder.

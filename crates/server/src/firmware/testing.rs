@@ -1,4 +1,4 @@
-//! A small web server with bad manners, for tests.
+//! What tests share: a small web server with bad manners, and a house with a repository.
 #![expect(
     clippy::disallowed_methods,
     reason = "a test's server listens on loopback by itself"
@@ -8,10 +8,22 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use model::device::{Device, Hardware, Health, Ota, Snapshot};
+use model::family::{Family, Notes};
+use model::id::{DeviceId, FamilyId};
+use model::image::Image;
+use model::release::Wishes;
+use model::version::Versions;
+use store::{FleetRow, Store};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use url::Url;
+
+use super::fetch::{Fetcher, Limits};
+use super::settings::Settings;
+use super::{Added, Repository, Source};
+use crate::views::{FirmwareView, OfferView};
 
 /// What the server does, one after the other; then it closes the connection.
 #[derive(Clone, Debug)]
@@ -109,7 +121,7 @@ async fn start(
 async fn converse(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     answer: &(impl Fn(&str) -> Vec<Step> + ?Sized),
-    heard: &Mutex<Vec<String>>,
+    asked: &Mutex<Vec<String>>,
 ) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -119,7 +131,7 @@ async fn converse(
         }
     }
     let head = String::from_utf8_lossy(&head).into_owned();
-    heard.lock().unwrap().push(head.clone());
+    asked.lock().unwrap().push(head.clone());
     for step in answer(&head) {
         let sent = match step {
             Step::Send(bytes) => stream.write_all(&bytes).await,
@@ -171,4 +183,163 @@ pub(crate) fn mbin(mark: u8) -> Vec<u8> {
     let mut bytes = vec![mark | 0x80; 150_000];
     bytes.extend_from_slice(b"5123456781234567800AA00AA00BB00BB\r\n");
     bytes
+}
+
+/// A repository in a folder of its own, with every family there is.
+pub(crate) struct House {
+    pub(crate) root: tempfile::TempDir,
+    pub(crate) store: Store,
+    pub(crate) repository: Repository,
+    pub(crate) families: Vec<Arc<dyn Family>>,
+}
+
+/// All families, as the program has them.
+pub(crate) fn families() -> Vec<Arc<dyn Family>> {
+    let site = net::Site {
+        dialer: Arc::new(net::Dialer::new(net::Networks::private(), None)),
+        callback: None,
+    };
+    families::all(&site, &families::Ways::default())
+}
+
+impl House {
+    pub(crate) async fn new(settings: Settings) -> Self {
+        Self::with(tempfile::tempdir().unwrap(), settings, Fetcher::new).await
+    }
+
+    /// In this folder; the database is in `state` below it.
+    pub(crate) async fn with(
+        root: tempfile::TempDir,
+        settings: Settings,
+        fetcher: impl FnOnce(Limits) -> Fetcher,
+    ) -> Self {
+        let store = Store::open(&root.path().join("state")).await.unwrap();
+        let families = families();
+        let repository =
+            Repository::open_with(store.clone(), families.clone(), engine::Clock, settings, fetcher)
+                .await
+                .unwrap();
+        Self {
+            root,
+            store,
+            repository,
+            families,
+        }
+    }
+
+    /// The same after a restart of the program.
+    pub(crate) async fn restarted(self, settings: Settings) -> Self {
+        let Self { root, store, .. } = self;
+        store.close().await;
+        Self::with(root, settings, Fetcher::new).await
+    }
+
+    pub(crate) fn family(&self, name: &str) -> Arc<dyn Family> {
+        let family = self.families.iter().find(|family| family.id().as_str() == name);
+        Arc::clone(family.unwrap())
+    }
+
+    /// Uploads a file.
+    pub(crate) async fn upload(&self, file_name: &str, bytes: Vec<u8>) -> Added {
+        let image = Image::new(file_name, bytes);
+        self.repository.add(&image, &Source::Upload, "ada").await.unwrap()
+    }
+
+    /// The image with this file name.
+    pub(crate) async fn view(&self, file_name: &str) -> Option<FirmwareView> {
+        let list = self.repository.list().await.unwrap();
+        list.firmware.into_iter().find(|view| view.file_name == file_name)
+    }
+
+    /// What is the newest for a device, and why it is not offered.
+    pub(crate) async fn offer(&self, device: &Device) -> Option<OfferView> {
+        let family = self.family(device.id.family.as_str());
+        self.repository
+            .latest_for(device, &*family, None, Wishes::default())
+            .await
+    }
+
+    /// Puts a device into the fleet, as discovery would.
+    pub(crate) async fn put(&self, device: &Device) {
+        let snapshot = Snapshot {
+            id: device.id.clone(),
+            versions: device.versions.clone(),
+            uptime: None,
+            ota: Ota::Unknown,
+            busy: false,
+            host_name: None,
+            hardware: device.hardware.clone(),
+            health: Health::default(),
+        };
+        let row = FleetRow {
+            id: device.id.clone(),
+            address: Some(device.address),
+            given_as: None,
+            name: None,
+            sources: vec!["config".to_owned()],
+            first_seen_ms: 1,
+            seen_ms: Some(1),
+            enrolled_ms: None,
+            enrolled_by: None,
+            snapshot: Some(snapshot),
+            online: true,
+            restarts: 0,
+            tags: Vec::new(),
+            group: None,
+            pinned: None,
+            skipped: Vec::new(),
+            username: None,
+            sealed_password: None,
+            chip: None,
+            slot_bytes: None,
+            ota_wanted: None,
+            installed: None,
+            notes: Notes::default(),
+        };
+        self.store.put_fleet_row(&row).await.unwrap();
+    }
+}
+
+/// An IR Remote Mini with this chip that shows this version.
+pub(crate) fn mini(chip: &str, version: &str) -> Device {
+    Device {
+        id: DeviceId::from_hardware(&FamilyId::new("ir-remote"), "a0b1c2d3e4f5"),
+        address: [192, 0, 2, 40].into(),
+        hardware: Hardware {
+            model: Some("mini".to_owned()),
+            chip: Some(chip.to_owned()),
+            ..Hardware::default()
+        },
+        slot_bytes: None,
+        versions: Versions::one("firmware", version),
+    }
+}
+
+/// A ventilation unit: `unit("C6", "C6 1.3.44.70", Some("P1 1.1.5.46"))`.
+pub(crate) fn unit(model: &str, controller: &str, panel: Option<&str>) -> Device {
+    let versions = Versions::one("controller", controller);
+    Device {
+        id: DeviceId::weak(&FamilyId::new("komfovent"), format!("192.0.2.60-{model}")),
+        address: [192, 0, 2, 60].into(),
+        hardware: Hardware {
+            model: Some(model.to_owned()),
+            ..Hardware::default()
+        },
+        slot_bytes: None,
+        versions: panel.map_or(versions.clone(), |panel| versions.and("panel", panel)),
+    }
+}
+
+/// An application image for a chip; `version` is what it states.
+pub(crate) fn app(chip: &str, version: Option<&str>, seed: u8) -> Vec<u8> {
+    sim::firmware::image(chip.parse().unwrap(), version, 64 * 1024, seed)
+}
+
+/// Waits until this is so, and fails after ten seconds.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !is_so().await {
+        assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

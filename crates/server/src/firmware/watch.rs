@@ -13,8 +13,9 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use store::FirmwareRow;
 use tokio::sync::Notify;
 
+use super::error::RepositoryError;
 use super::folder::{self, Due, Turn};
-use super::{Change, ChangeKind, Repository, RepositoryError, Source, locked};
+use super::{Change, ChangeKind, Repository, Source, locked};
 
 /// How long changes are gathered before the folder is read. Taste: a copy makes many, and nobody sees a tenth of a second.
 const GATHER: Duration = Duration::from_millis(100);
@@ -40,7 +41,7 @@ pub(super) async fn run(repository: &Repository) {
         };
         // Another folder in its place, or the same one after it had gone: the old watch is blind.
         let is_blind = match (&watcher, identity) {
-            (Some((_, watched)), Some(identity)) => *watched != identity,
+            (Some((_, of)), Some(identity)) => *of != identity,
             (None, Some(_)) => true,
             (_, None) => {
                 watcher = None;
@@ -129,7 +130,7 @@ async fn read_folder(repository: &Repository, path: &Path) {
                 error,
                 "a file of the firmware folder cannot be taken"
             );
-            locked(&repository.inner.folder).put_off(&due, now, error);
+            locked(&repository.inner.folder).put_off(&due, now, &error);
         }
     }
     let notes = locked(&repository.inner.folder).notes_due(&notes);
@@ -255,12 +256,12 @@ async fn patiently<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {
     let mut working = tokio::task::spawn_blocking(work);
-    let done = match tokio::time::timeout(PATIENCE, &mut working).await {
-        Ok(done) => done,
-        Err(_) => {
-            locked(&repository.inner.folder).lose("it does not answer.".to_owned());
-            working.await
-        }
+    let in_time = tokio::time::timeout(PATIENCE, &mut working).await;
+    let done = if let Ok(done) = in_time {
+        done
+    } else {
+        locked(&repository.inner.folder).lose("it does not answer.".to_owned());
+        working.await
     };
     done.map_err(std::io::Error::other)?
 }
@@ -274,3 +275,7 @@ fn tell(repository: &Repository, path: &Path, text: String) {
         text,
     });
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

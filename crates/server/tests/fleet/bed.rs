@@ -154,7 +154,7 @@ impl Bed {
             Store::clone(&store),
             families,
             engine.clock(),
-            server::firmware::Settings::default(),
+            server::firmware::settings::Settings::default(),
         )
         .await
         .unwrap();
