@@ -140,6 +140,15 @@ pub(crate) fn firmware() -> FirmwareListView {
         free_bytes: Some(20_000_000_000),
         folder: None,
         feeds: vec![feed(Some("the vendor's server did not answer in time"))],
+        folder: Some(server::views::FolderView {
+            path: "/config/ir_remote_firmware".to_owned(),
+            trouble: None,
+            n_files: 2,
+            ignored: vec![server::views::NoteView {
+                rule: "unfinished".to_owned(),
+                text: "new.bin is still being written.".to_owned(),
+            }],
+        }),
     }
 }
 

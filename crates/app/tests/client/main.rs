@@ -713,7 +713,14 @@ async fn answers_that_are_none_are_told_as_such() {
         ("nothing", plain(200, "", Vec::new())),
         ("another shape", plain(200, "", br#"[{"id": 7}]"#.to_vec())),
         ("no list", plain(200, "", br#"{"devices": []}"#.to_vec())),
-        ("too much", plain(200, "", vec![b' '; 33 * 1024 * 1024])),
+        (
+            "too much",
+            plain(
+                200,
+                "",
+                format!("[{}]", " ".repeat(33 * 1024 * 1024)).into_bytes(),
+            ),
+        ),
         (
             "a compressed one",
             plain(200, "content-encoding: gzip\r\n", b"\x1f\x8b\x08".to_vec()),
