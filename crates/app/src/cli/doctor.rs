@@ -681,15 +681,7 @@ async fn broker(checks: &mut Checks, config: &Config) {
     let families = families::all(&site, &Ways::default());
     let lookouts: Vec<_> = families.iter().flat_map(|family| family.lookouts()).collect();
     let (out, mut sightings) = tokio::sync::mpsc::channel(1);
-    let listener = discovery::Broker {
-        url: mqtt.broker.clone(),
-        username: mqtt.username.clone(),
-        password: mqtt.password.clone(),
-        client_id: mqtt.client_id.clone(),
-        ca: mqtt.ca.clone(),
-        certificate: mqtt.certificate.clone(),
-        status_prefix: mqtt.status_prefix.clone(),
-    };
+    let listener = server::broker(mqtt);
     let ended = tokio::select! {
         error = discovery::mqtt(&listener, &lookouts, &out) => Some(error),
         // Whatever comes shows that we are let in.
