@@ -156,30 +156,23 @@ fn tell(checks: &Checks, json: bool) {
         say_json(&json!({ "result": checks.worst().name(), "checks": list.collect::<Vec<_>>() }));
         return;
     }
-    let mut told = String::new();
+    let mut told = Vec::new();
     for check in &checks.0 {
         // A configuration error has lines of its own, which are shown as they stand.
         let mut lines = check.text.lines();
-        let first = lines.next().unwrap_or_default();
-        told += &format!(
-            "{:<8} {}: {}\n",
-            check.standing.name(),
-            check.name,
-            show::safe(first)
-        );
-        for line in lines {
-            told += &format!("         {}\n", show::safe(line));
-        }
-        if let Some(next_step) = &check.next_step {
-            told += &format!("         next: {}\n", show::safe(next_step));
-        }
+        let first = show::safe(lines.next().unwrap_or_default());
+        told.push(format!("{:<8} {}: {first}\n", check.standing.name(), check.name));
+        told.extend(lines.map(|line| format!("         {}\n", show::safe(line))));
+        let next_step = check.next_step.iter();
+        told.extend(next_step.map(|step| format!("         next: {}\n", show::safe(step))));
     }
     let count = |standing| checks.0.iter().filter(|check| check.standing == standing).count();
     let (n_wrong, n_warnings) = (count(Standing::Wrong), count(Standing::Warning));
-    told += &format!(
+    told.push(format!(
         "{} looked at, {n_wrong} wrong, {n_warnings} to know\n",
         checks.0.len()
-    );
+    ));
+    let told = told.concat();
     let _ = say(&told);
 }
 
