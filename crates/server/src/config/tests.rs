@@ -686,6 +686,8 @@ fn a_secret_beside_a_mistake_is_masked() {
         "ir_remote_ota:\n  ota_password:CANARY\n",
         "ir_remote_ota:\n  http_port: 80\n  ota_password CANARY\n",
         "ir_remote_ota:\n  http_port: 80\n    ota_password: CANARY\n",
+        "ir_remote_ota:\n  http_port: 80\n    ota_password CANARY\n",
+        "ir_remote_ota:\n  devices:\n    - ip: 192.168.1.2\n      name: Hall\n        password CANARY\u{7}\n",
         "ir_remote_ota:\n  http_port: \"80\n  ota_password: CANARY\n  x: \"\n",
         "ir_remote_ota:\n  ota_password: \"CANARY\n",
         "ir_remote_ota:\n  ota_password: !CANARY\n",
