@@ -55,16 +55,29 @@ impl Devices {
             },
         };
         for address in addresses {
-            all.add(Config::new(*address)).await?;
+            all.start(Config::new(*address), Duration::ZERO).await?;
         }
         Ok(all)
     }
 
     /// Starts one more on the common ports.
-    pub(crate) async fn add(&mut self, mut config: Config) -> anyhow::Result<usize> {
+    pub(crate) async fn add(&mut self, config: Config) -> anyhow::Result<usize> {
+        // The ports of one that was stopped are free as soon as its tasks have ended.
+        self.start(config, PATIENCE).await
+    }
+
+    async fn start(&mut self, mut config: Config, patience: Duration) -> anyhow::Result<usize> {
         config.ota_port = self.ways.ota_port;
         config.http_port = self.ways.http_port;
-        let device = ir_remote::start(config, self.events.clone()).await?;
+        let deadline = tokio::time::Instant::now() + patience;
+        let device = loop {
+            match ir_remote::start(config.clone(), self.events.clone()).await {
+                Err(_) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                started => break started?,
+            }
+        };
         self.ways.ota_port = device.ota_port();
         self.ways.http_port = device.http_port();
         self.running.push(device);
