@@ -626,7 +626,14 @@ impl Session<'_> {
     async fn scan(&self) -> Result<Exit, Trouble> {
         let before = devices(&self.client).await?;
         let ask = Ask::post(["discovery", "scan"]).within(SCAN_WITHIN);
-        let value = waiting(self.server, "scanning the networks…", self.client.ask(ask)).await?;
+        let scanned = waiting(self.server, "scanning the networks…", self.client.ask(ask)).await;
+        let value = scanned.map_err(|mut trouble| {
+            // There is no wrong way to write this: what is missing is in the configuration.
+            if trouble.exit == Exit::Usage {
+                trouble.exit = Exit::Failed;
+            }
+            trouble
+        })?;
         if self.server.json {
             say_json(&value);
             return Ok(Exit::Done);

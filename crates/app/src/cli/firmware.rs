@@ -29,6 +29,8 @@ const MAX_NOTES_LEN: u64 = 64 * 1024;
 const N_IGNORED_SHOWN: usize = 5;
 /// Digits that name an image when they begin no other.
 const MIN_DIGITS: usize = 4;
+/// Digits that approve an image that anybody could have exchanged: as many as lists show.
+const MIN_DIGITS_TO_TRUST: usize = 8;
 
 #[derive(clap::Args)]
 #[command(
@@ -301,7 +303,9 @@ async fn approve(one: &OneFirmware) -> Result<Exit, Trouble> {
             return Ok(nothing_to_do(&one.server, &known, &words));
         }
         // A name can be given to other bytes; what is approved here are these.
-        State::Quarantined if !is_digest_of(&one.firmware, &found) => {
+        State::Quarantined
+            if one.firmware.len() < MIN_DIGITS_TO_TRUST || !is_digest_of(&one.firmware, &found) =>
+        {
             return Err(Trouble::new(
                 Exit::Usage,
                 format!(

@@ -16,7 +16,7 @@ use crate::error::{Exit, Trouble};
     after_help = "Examples:\n  reflash serve\n  reflash serve --config /etc/reflash/reflash.yaml --data /var/lib/reflash"
 )]
 pub(crate) struct ServeArguments {
-    /// The configuration (reflash.yaml); without one, the defaults hold.
+    /// The configuration; otherwise reflash.yaml in the folder of the data, if it is there.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Folder of database, images, socket and first token.
