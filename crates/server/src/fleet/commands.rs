@@ -543,8 +543,7 @@ impl Fleet {
             .put_fleet_row(&row)
             .await
             .map_err(|error| FleetError::storing(&error))?;
-        let mut state = self.state();
-        if let Some(entry) = state.entries.get_mut(key) {
+        if let Some(entry) = self.state().entries.get_mut(key) {
             // A look may have come in between: only what its owner says is taken over.
             let own = &mut entry.row;
             own.given_as = row.given_as;
@@ -560,7 +559,6 @@ impl Fleet {
             own.sealed_password = row.sealed_password;
             entry.offer_due = true;
         }
-        drop(state);
         // What is asked right after this shows the new offer.
         self.refresh_offers().await;
         Ok(())
