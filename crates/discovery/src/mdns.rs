@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, select_all};
-use mdns_sd::{HostnameResolutionEvent, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent};
+use mdns_sd::{DaemonEvent, HostnameResolutionEvent, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent};
 use model::sighting::{Lookout, Sighting};
 use net::{Dialer, Multicast, MulticastDns, MulticastError};
 use tokio::sync::mpsc;
@@ -18,6 +18,8 @@ const N_OF_A_NAME: u32 = 9;
 /// How often everything is asked for anew: the questions of one round come at 0, 1, 3, 7 … s, ever more rarely.
 /// Guess: as often as a network is scanned (../shared/MISSION.md D7).
 const ROUND: Duration = Duration::from_mins(5);
+/// How long after a new address of this machine it is asked there. Guess: several addresses come together.
+const ASK_AFTER: Duration = Duration::from_secs(1);
 /// How often the memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Most records that are kept in mind: eight (two services, addresses, texts) for each of 1,000 devices
@@ -77,17 +79,27 @@ async fn listen(
 ) -> Result<Infallible, MdnsError> {
     let dns = MulticastDns::open(multicast)?;
     let names = Names::of(lookouts);
+    let changes = dns.daemon().monitor().map_err(|source| MdnsError::Ask {
+        what: "its interfaces".to_owned(),
+        source: Box::new(source),
+    })?;
     let mut round = interval(ROUND);
     let mut look = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
     let mut told = select_all(Vec::new());
     loop {
-        // Each arm is safe to drop: two timers, a channel, and a stream of channels.
+        // Each arm is safe to drop: two timers, two channels, and a stream of channels.
         tokio::select! {
             _ = round.tick() => told = select_all(names.ask(dns.daemon())?),
             _ = look.tick() => {
                 let n_records = n_records(dns.daemon()).await.ok_or(MdnsError::Ended)?;
                 if n_records > N_RECORDS_MAX {
                     return Err(MdnsError::Flooded { n_records });
+                }
+            }
+            change = changes.recv_async() => {
+                // Whoever is behind a new interface was not asked, and may not be for minutes.
+                if let DaemonEvent::IpAdd(_) = change.map_err(|_| MdnsError::Ended)? {
+                    round.reset_after(ASK_AFTER);
                 }
             }
             () = out.closed() => return Err(MdnsError::NobodyListens),

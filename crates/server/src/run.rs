@@ -1,6 +1,6 @@
 //! The life of the server: what is opened in which order, what runs, and how it ends.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +15,20 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, Api};
+use crate::api::{self, Api, Reloaded};
 use crate::config::{self, Config};
-use crate::firmware::{self, Repository};
-use crate::fleet::{ConfiguredDevice, FamilySettings, Fleet, FleetSettings};
+use crate::firmware::Repository;
+use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::secrets::Sealer;
 use crate::settle;
+use crate::signals::{ends, hang_ups, watchdog};
+use crate::wiring::{api_parts, fleet_settings, listeners, open_repository, repository_settings};
 
 /// How often the database is tidied and, once a day, backed up.
 const HOUSEKEEPING: Duration = Duration::from_hours(1);
 /// Back-ups that are kept (RELIABILITY.md section 5, 24).
-const N_BACKUPS: u32 = 7;
+const N_BACKUPS: usize = 7;
 
 /// What `reflash serve` was told.
 #[derive(Clone, Debug, Default)]
@@ -76,17 +78,6 @@ pub struct Ready {
     pub n_devices: usize,
 }
 
-/// What reading the configuration again has brought.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-pub struct Reloaded {
-    /// What has changed, in words.
-    pub changes: Vec<String>,
-    /// Changes that wait for the next start, in words.
-    pub after_restart: Vec<String>,
-    /// What its owner should know.
-    pub warnings: Vec<String>,
-}
-
 /// Why the server does not serve.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
@@ -98,7 +89,7 @@ pub struct ServeError {
 }
 
 impl ServeError {
-    fn new(text: impl Into<String>, next_step: impl Into<String>) -> Self {
+    pub(crate) fn new(text: impl Into<String>, next_step: impl Into<String>) -> Self {
         Self {
             text: text.into(),
             next_step: next_step.into(),
@@ -132,7 +123,9 @@ pub struct Server {
     fleet: Fleet,
     repository: Repository,
     listeners: Vec<api::Listener>,
-    router: axum::Router,
+    api: Api,
+    /// Ends the streams of events.
+    cancel: CancellationToken,
     reloads: mpsc::Receiver<oneshot::Sender<Result<Reloaded, String>>>,
     control: Control,
     ready: Ready,
@@ -146,7 +139,7 @@ pub struct Server {
 pub async fn serve(options: Options, tell: &(dyn Fn(Notice<'_>) + Send + Sync)) -> Result<(), ServeError> {
     let config = read_config(&options)?;
     for warning in config.warnings() {
-        tell(Notice::Warning(warning.to_string()));
+        tell(Notice::Warning(format!("{} {}", warning.text, warning.next_step)));
     }
     let server = Server::open(config, options).await?;
     if let Some((token, path)) = &server.first_token {
@@ -229,10 +222,7 @@ impl Server {
                 "Without this file the stored passwords cannot be read: restore it from a back-up.",
             )
         })?;
-        let first_token = api::first_token(&store, &folder, engine.clock())
-            .await
-            .map_err(|error| ServeError::new(format!("{}.", chain(&error)), "Look at the room and rights of the data folder."))?
-            .map(|first| (first.token, first.path));
+        let first_token = first_token(&store, &folder, &engine).await?;
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
         let site = Site {
             dialer: Dialer::new(config.networks(), None).into(),
@@ -250,23 +240,30 @@ impl Server {
             fleet_settings(&config, &site),
         )
         .await
-        .map_err(|error| ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor."))?;
+        .map_err(|error| {
+            ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor.")
+        })?;
         let (reloads, reloads_wanted) = mpsc::channel(4);
         let control = Control { reloads };
         let listeners = listeners(&config, &folder).await?;
         let url = listeners.iter().find_map(api::Listener::address).map(|address| {
-            let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+            let scheme = if config.server.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            };
             format!("{scheme}://{address}")
         });
-        let router = api::router(Api::new(
+        let cancel = CancellationToken::new();
+        let api = Api::new(api_parts(
             &config,
-            fleet.clone(),
-            repository.clone(),
-            store.clone(),
-            engine.clock(),
+            &fleet,
+            &repository,
+            &store,
+            &engine,
             metrics,
-            control.clone(),
-            listeners.iter().filter_map(api::Listener::address).collect(),
+            &control,
+            &cancel,
         ));
         let ready = Ready {
             version: env!("CARGO_PKG_VERSION"),
@@ -285,7 +282,8 @@ impl Server {
             fleet,
             repository,
             listeners,
-            router,
+            api,
+            cancel,
             reloads: reloads_wanted,
             control,
             ready,
@@ -326,7 +324,8 @@ impl Server {
             fleet,
             repository,
             listeners,
-            router,
+            api,
+            cancel: streams,
             mut reloads,
             callback,
             _lock: lock,
@@ -337,8 +336,26 @@ impl Server {
             connections: usize::try_from(config.server.limits.connections).unwrap_or(usize::MAX),
             ..api::Limits::default()
         };
-        tasks.spawn(api::serve(listeners, router, limits, cancel.clone()));
-        tasks.spawn(settle::settle(store.clone(), engine.clone(), fleet.clone(), cancel.clone()));
+        {
+            let cancel = cancel.clone();
+            tasks.spawn(async move {
+                api::serve(listeners, api::router(&api), limits, cancel).await;
+                api.finish().await;
+            });
+        }
+        {
+            let cancel = cancel.clone();
+            tasks.spawn(async move {
+                cancel.cancelled().await;
+                streams.cancel();
+            });
+        }
+        tasks.spawn(settle::settle(
+            store.clone(),
+            engine.clone(),
+            fleet.clone(),
+            cancel.clone(),
+        ));
         {
             let (fleet, cancel) = (fleet.clone(), cancel.clone());
             tasks.spawn(async move { fleet.run(cancel).await });
@@ -347,8 +364,17 @@ impl Server {
             let (repository, cancel) = (repository.clone(), cancel.clone());
             tasks.spawn(async move { repository.run(cancel).await });
         }
-        tasks.spawn(tell_of_firmware(repository.clone(), fleet.clone(), cancel.clone()));
-        tasks.spawn(keep_house(store.clone(), engine.clone(), config.retention.clone(), cancel.clone()));
+        tasks.spawn(tell_of_firmware(
+            repository.clone(),
+            fleet.clone(),
+            cancel.clone(),
+        ));
+        tasks.spawn(keep_house(
+            store.clone(),
+            engine.clone(),
+            config.retention,
+            cancel.clone(),
+        ));
         {
             let cancel = cancel.clone();
             tasks.spawn(async move {
@@ -384,6 +410,23 @@ impl Server {
     }
 }
 
+/// The token that the first start makes, and where it is kept.
+async fn first_token(
+    store: &Store,
+    folder: &Path,
+    engine: &Engine,
+) -> Result<Option<(SecretString, PathBuf)>, ServeError> {
+    let made = api::first_token(store, folder, engine.clock())
+        .await
+        .map_err(|error| {
+            ServeError::new(
+                format!("{}.", chain(&error)),
+                "Look at the room and rights of the data folder.",
+            )
+        })?;
+    Ok(made.map(|first| (first.token, first.path)))
+}
+
 /// Reads the configuration again and applies what can be applied while the server runs.
 fn reload(
     now: &mut Config,
@@ -396,127 +439,23 @@ fn reload(
         return Err("the server was started without a configuration file".to_owned());
     }
     let read = read_config(options).map_err(|error| error.text)?;
-    let difference = now.diff(&read);
+    let changes = now.diff(&read);
     fleet.apply(fleet_settings(&read, site));
-    repository.apply(repository_settings(&read, site));
+    repository.apply(repository_settings(&read));
+    let in_words = |needs_restart: bool| {
+        let changes = changes
+            .iter()
+            .filter(|change| change.needs_restart == needs_restart);
+        changes.map(|change| change.text.clone()).collect()
+    };
     let reloaded = Reloaded {
-        changes: difference.changes,
-        after_restart: difference.after_restart,
-        warnings: read.warnings().iter().map(ToString::to_string).collect(),
+        changes: in_words(false),
+        after_restart: in_words(true),
+        warnings: read.warnings().into_iter().map(|warning| warning.text).collect(),
     };
     tracing::info!(changes = ?reloaded.changes, "the configuration was read again");
     *now = read;
     Ok(reloaded)
-}
-
-/// What the configuration says of the fleet.
-fn fleet_settings(config: &Config, site: &Site) -> FleetSettings {
-    let mut families = Vec::new();
-    let mut scan_ranges = Vec::new();
-    let mut scan_every = Duration::MAX;
-    let mut mdns = false;
-    for block in &config.families {
-        let Some(family) = families::named(block.family.as_str(), site, &block.ways()) else {
-            continue;
-        };
-        if block.auto_discovery {
-            mdns = true;
-            for range in &block.scan_ranges {
-                if !scan_ranges.contains(range) {
-                    scan_ranges.push(*range);
-                }
-                scan_every = scan_every.min(block.scan_every);
-            }
-        }
-        families.push(FamilySettings {
-            family,
-            poll_every: block.poll_every,
-            username: block.username.clone(),
-            password: block.password.clone(),
-            devices: block.devices.iter().map(configured).collect(),
-        });
-    }
-    FleetSettings {
-        families,
-        scan_ranges,
-        scan_every,
-        mdns,
-        broker: config.mqtt.as_ref().map(|mqtt| discovery::Broker {
-            url: mqtt.broker.clone(),
-            username: mqtt.username.clone(),
-            password: mqtt.password.clone(),
-            client_id: mqtt.client_id.clone(),
-            ca: mqtt.ca.clone(),
-            certificate: mqtt.certificate.clone(),
-            status_prefix: mqtt.status_prefix.clone(),
-        }),
-        auto_enroll: config.policy.auto_enroll,
-    }
-}
-
-fn configured(device: &config::ConfiguredDevice) -> ConfiguredDevice {
-    ConfiguredDevice {
-        host: device.host.clone(),
-        name: device.name.clone(),
-        username: device.username.clone(),
-        password: device.password.clone(),
-        chip: device.chip.clone(),
-        slot_bytes: device.slot_bytes,
-        group: device.group.clone(),
-        tags: device.tags.clone(),
-    }
-}
-
-fn repository_settings(config: &Config, site: &Site) -> firmware::Settings {
-    firmware::Settings::of(config, site)
-}
-
-async fn open_repository(
-    config: &Config,
-    store: &Arc<Store>,
-    engine: &Engine,
-    site: &Site,
-) -> Result<Repository, ServeError> {
-    Repository::open(store.clone(), engine.clock(), repository_settings(config, site))
-        .await
-        .map_err(|error| ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor."))
-}
-
-/// Opens the doors: the local socket always, and the network where it is configured.
-async fn listeners(config: &Config, folder: &Path) -> Result<Vec<api::Listener>, ServeError> {
-    let failed = |error: &dyn std::error::Error| {
-        ServeError::new(
-            format!("{}.", chain(error)),
-            "Set server.listen or server.tls in the configuration.",
-        )
-    };
-    let socket = api::ListenOn::Unix {
-        path: folder.join(api::SOCKET_FILE),
-    };
-    let mut listeners = vec![api::Listener::bind(&socket).await.map_err(|error| failed(&error))?];
-    if let Some(address) = config.server.listen {
-        let protection = match &config.server.tls {
-            Some(tls) => {
-                let names = tls_names(config, address.ip());
-                api::Protection::Tls(api::tls_config(tls, folder, &names).map_err(|error| failed(&error))?)
-            }
-            None if config.server.trusted_proxies.is_empty() => api::Protection::Loopback,
-            None => api::Protection::Proxy,
-        };
-        let tcp = api::ListenOn::Tcp { address, protection };
-        listeners.push(api::Listener::bind(&tcp).await.map_err(|error| failed(&error))?);
-    }
-    Ok(listeners)
-}
-
-/// The names that a generated certificate is for.
-fn tls_names(config: &Config, address: IpAddr) -> Vec<String> {
-    let mut names = vec!["localhost".to_owned()];
-    if !address.is_unspecified() {
-        names.push(address.to_string());
-    }
-    names.extend(config.server.hosts.iter().cloned());
-    names
 }
 
 /// Tells of new firmware as of everything else.
@@ -528,7 +467,14 @@ async fn tell_of_firmware(repository: Repository, fleet: Fleet, cancel: Cancella
             change = changes.recv() => change,
         };
         match change {
-            Ok(change) => fleet.announce(change.kind(), &change.detail()).await,
+            Ok(change) => {
+                let detail = json!({
+                    "sha256": change.digest.map(|digest| digest.to_string()),
+                    "name": change.name,
+                    "text": change.text,
+                });
+                fleet.announce(change.kind.event(), &detail).await;
+            }
             // What was missed is in the list of firmware all the same.
             Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
             Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
@@ -537,14 +483,19 @@ async fn tell_of_firmware(repository: Repository, fleet: Fleet, cancel: Cancella
 }
 
 /// Tidies the database, and backs it up once a day.
-async fn keep_house(store: Arc<Store>, engine: Engine, retention: config::Retention, cancel: CancellationToken) {
+async fn keep_house(
+    store: Arc<Store>,
+    engine: Engine,
+    retention: config::Retention,
+    cancel: CancellationToken,
+) {
     let kept = store::Retention {
         samples: retention.samples,
         events: retention.events,
         jobs: retention.jobs,
         ..store::Retention::default()
     };
-    let n_backups = retention.backups.max(1).min(N_BACKUPS.max(retention.backups));
+    let n_backups = usize::try_from(retention.backups).unwrap_or(N_BACKUPS).max(1);
     loop {
         let now_ms = engine.clock().now().wall_ms;
         match store.back_up_daily(now_ms, n_backups).await {
@@ -558,66 +509,6 @@ async fn keep_house(store: Arc<Store>, engine: Engine, retention: config::Retent
         tokio::select! {
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(HOUSEKEEPING) => {}
-        }
-    }
-}
-
-/// Comes back when the server is to end.
-fn ends(cancel: CancellationToken, managed: bool) -> Result<impl Future<Output = ()>, ServeError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let failed = |error: std::io::Error| ServeError::new(format!("Listening for signals: {error}."), "Start it again.");
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    Ok(async move {
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            _ = terminate.recv() => tracing::info!("asked to end"),
-            _ = interrupt.recv() => tracing::info!("interrupted"),
-            () = parent_gone(), if managed => tracing::info!("the parent is gone"),
-        }
-    })
-}
-
-/// Comes back when standard input has ended.
-async fn parent_gone() {
-    use tokio::io::AsyncReadExt as _;
-    let mut input = tokio::io::stdin();
-    let mut bytes = [0; 64];
-    loop {
-        match input.read(&mut bytes).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-    }
-}
-
-/// Reads the configuration again on SIGHUP.
-fn hang_ups<'a>(
-    control: Control,
-    tell: &'a (dyn Fn(Notice<'_>) + Send + Sync),
-) -> Result<impl Future<Output = ()> + 'a, ServeError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let failed = |error: std::io::Error| ServeError::new(format!("Listening for signals: {error}."), "Start it again.");
-    let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
-    Ok(async move {
-        while hang_up.recv().await.is_some() {
-            match control.reload().await {
-                Ok(reloaded) => tell(Notice::Reloaded(&reloaded)),
-                Err(error) => tell(Notice::Warning(format!("The configuration stays as it was: {error}"))),
-            }
-        }
-    })
-}
-
-/// Tells the service manager that the server lives, where it asks; not once the journal is lost.
-async fn watchdog(store: Arc<Store>) {
-    let Some(every) = sd_notify::watchdog_enabled() else {
-        return std::future::pending().await;
-    };
-    loop {
-        tokio::time::sleep(every / 2).await;
-        if !store.is_lost() {
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         }
     }
 }

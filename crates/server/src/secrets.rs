@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    fn sealer() -> (tempfile::TempDir, Sealer) {
+    fn opened() -> (tempfile::TempDir, Sealer) {
         let folder = tempfile::tempdir().unwrap();
         let sealer = Sealer::open_or_make(folder.path()).unwrap();
         (folder, sealer)
@@ -226,51 +226,51 @@ mod tests {
 
     #[test]
     fn a_sealed_password_opens_for_its_device_only() {
-        let (folder, sealer) = sealer();
+        let (folder, sealer) = opened();
         let password = SecretString::from("canary-zaunkönig");
-        let sealed = sealer.seal("a0b1c2d3e4f5", &password).unwrap();
+        let hidden = sealer.seal("a0b1c2d3e4f5", &password).unwrap();
 
         let again = Sealer::open_or_make(folder.path()).unwrap();
-        let opened = again.unseal("a0b1c2d3e4f5", &sealed).unwrap();
+        let opened = again.unseal("a0b1c2d3e4f5", &hidden).unwrap();
         assert_eq!(opened.expose_secret(), "canary-zaunkönig");
         assert!(matches!(
-            again.unseal("a0b1c2d3e4f6", &sealed),
+            again.unseal("a0b1c2d3e4f6", &hidden),
             Err(SecretError::Sealed)
         ));
     }
 
     #[test]
     fn a_sealed_password_shows_nothing_and_never_looks_the_same() {
-        let (_folder, sealer) = sealer();
+        let (_folder, sealer) = opened();
         let password = SecretString::from("canary");
-        let sealed = sealer.seal("a", &password).unwrap();
-        assert!(!sealed.windows(6).any(|bytes| bytes == b"canary"));
-        assert_ne!(sealed, sealer.seal("a", &password).unwrap());
+        let hidden = sealer.seal("a", &password).unwrap();
+        assert!(!hidden.windows(6).any(|bytes| bytes == b"canary"));
+        assert_ne!(hidden, sealer.seal("a", &password).unwrap());
     }
 
     #[test]
     fn every_changed_byte_is_noticed() {
-        let (_folder, sealer) = sealer();
-        let sealed = sealer.seal("a", &SecretString::from("canary")).unwrap();
-        for idx in 0..sealed.len() {
-            let mut changed = sealed.clone();
+        let (_folder, sealer) = opened();
+        let hidden = sealer.seal("a", &SecretString::from("canary")).unwrap();
+        for idx in 0..hidden.len() {
+            let mut changed = hidden.clone();
             changed[idx] ^= 1;
             assert!(sealer.unseal("a", &changed).is_err(), "byte {idx}");
-            assert!(sealer.unseal("a", &sealed[..idx]).is_err(), "cut at {idx}");
+            assert!(sealer.unseal("a", &hidden[..idx]).is_err(), "cut at {idx}");
         }
     }
 
     #[test]
     fn another_key_opens_nothing() {
-        let (_folder, sealer_a) = sealer();
-        let (_other, sealer_b) = sealer();
-        let sealed = sealer_a.seal("a", &SecretString::from("canary")).unwrap();
-        assert!(matches!(sealer_b.unseal("a", &sealed), Err(SecretError::Sealed)));
+        let (_folder, sealer_a) = opened();
+        let (_other, sealer_b) = opened();
+        let hidden = sealer_a.seal("a", &SecretString::from("canary")).unwrap();
+        assert!(matches!(sealer_b.unseal("a", &hidden), Err(SecretError::Sealed)));
     }
 
     #[test]
     fn the_key_is_private_and_a_shared_one_is_refused() {
-        let (folder, _sealer) = sealer();
+        let (folder, _sealer) = opened();
         let path = folder.path().join(KEY_FILE);
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&path), 0o600);
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_damaged_key_is_never_replaced() {
-        let (folder, _sealer) = sealer();
+        let (folder, _sealer) = opened();
         let path = folder.path().join(KEY_FILE);
         write_private(&path, "abc", Existing::Replace).unwrap();
         let err = Sealer::open_or_make(folder.path()).unwrap_err();

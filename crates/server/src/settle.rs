@@ -25,7 +25,10 @@ pub(crate) async fn settle(store: Arc<Store>, engine: Engine, fleet: Fleet, canc
     let left = match left_behind(&store).await {
         Ok(left) => left,
         Err(error) => {
-            tracing::error!(error = chain(&error), "what an earlier process left could not be read");
+            tracing::error!(
+                error = chain(&error),
+                "what an earlier process left could not be read"
+            );
             return;
         }
     };
@@ -67,7 +70,8 @@ async fn settle_one(store: &Store, engine: &Engine, fleet: &Fleet, device: &Devi
     match result {
         Ok(Some(outcome)) => {
             tracing::info!(outcome = outcome.text, "an interrupted update is settled");
-            let detail = json!({ "device": device.key(), "outcome": outcome.ending.name(), "text": outcome.text });
+            let detail =
+                json!({ "device": device.key(), "outcome": outcome.ending.name(), "text": outcome.text });
             fleet.announce("job.settled", &detail).await;
         }
         Ok(None) => {}

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use common::{device, event, fleet_row, id, open};
 use model::firmware::State;
-use model::id::{FamilyId, Sha256};
-use model::image::{Image, ImageInfo, Override, Refusal, VersionSource};
+use model::id::Sha256;
+use model::image::{Image, Override, Refusal};
 use model::installed::Installed;
 use model::version::Versions;
 use serde_json::Value;
@@ -21,30 +21,8 @@ fn image(name: &str) -> Image {
 
 fn firmware_row(image: &Image, state: State) -> FirmwareRow {
     FirmwareRow {
-        digest: image.sha256(),
-        len_bytes: image.len_bytes(),
-        file_name: image.file_name().to_owned(),
-        info: ImageInfo {
-            family: Some(FamilyId::new("test")),
-            kind: "esp-app".to_owned(),
-            chip: Some("esp32c6".to_owned()),
-            versions: Some(Versions::one("firmware", "1.0")),
-            version_source: VersionSource::Image,
-            hint: None,
-            project: None,
-            signature: None,
-            len_bytes: image.len_bytes(),
-            sha256: image.sha256(),
-            warnings: Vec::new(),
-        },
-        refusals: Vec::new(),
         state,
-        source: "upload".to_owned(),
-        origin: None,
-        added_ms: 5,
-        approved_by: None,
-        approved_ms: None,
-        notes: None,
+        ..common::firmware_row(image)
     }
 }
 

@@ -5,7 +5,7 @@ mod common;
 
 use std::net::IpAddr;
 
-use common::{ADDRESS, DIGEST, device, event, fleet_row, id, open, snapshot};
+use common::{ADDRESS, DIGEST, device, event, fleet_row, id, open, poll, sample, snapshot};
 use model::family::{Notes, Undo};
 use model::id::Sha256;
 use model::installed::Installed;
@@ -40,29 +40,6 @@ fn full_row(hardware: &str) -> FleetRow {
         slot_bytes: Some(1_900_000),
         ota_wanted: Some(false),
         ..fleet_row(hardware)
-    }
-}
-
-fn poll(hardware: &str, at_ms: i64) -> Poll {
-    Poll {
-        id: id(hardware),
-        address: None,
-        at_ms,
-        online: true,
-        snapshot: Some(snapshot(hardware, "1.0")),
-        restarts: 0,
-        sample: Some(sample(at_ms)),
-    }
-}
-
-fn sample(at_ms: i64) -> Sample {
-    Sample {
-        at_ms,
-        online: true,
-        uptime_s: Some(u64::try_from(at_ms).unwrap()),
-        free_heap_bytes: None,
-        signal_dbm: Some(-70),
-        restarted: false,
     }
 }
 
@@ -228,6 +205,29 @@ async fn of_two_looks_at_one_device_the_later_counts_and_both_are_history() {
         "nobody becomes known by a look"
     );
     assert_eq!(store.samples(&id("unknown"), 0, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_look_that_failed_does_not_undo_the_one_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = device(folder.path(), "a").await;
+    let answered = Poll {
+        snapshot: Some(snapshot("a", "2.0")),
+        address: Some(ELSEWHERE),
+        ..poll("a", 10)
+    };
+    let missed = Poll {
+        snapshot: None,
+        online: false,
+        ..poll("a", 20)
+    };
+    store.save_polls(&[answered, missed]).await.unwrap();
+    let seen = row(&store, "a").await;
+    assert_eq!(
+        (seen.seen_ms, seen.online, seen.address),
+        (Some(10), false, Some(ELSEWHERE))
+    );
+    assert_eq!(seen.snapshot, Some(snapshot("a", "2.0")));
 }
 
 #[tokio::test]

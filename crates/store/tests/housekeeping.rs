@@ -5,12 +5,12 @@ mod common;
 
 use std::time::Duration;
 
-use common::{ADDRESS, device, event, fleet_row, id, now, open, snapshot};
+use common::{ADDRESS, device, event, fleet_row, id, now, open, poll};
 use model::family::Undo;
 use model::id::{JobId, Sha256};
 use model::time::Now;
 use serde_json::{Value, json};
-use store::{ANSWERS_KEPT_MS, Answered, Event, Holder, Housekept, Liveness, Poll, Retention, Sample, Store};
+use store::{ANSWERS_KEPT_MS, Answered, Event, Holder, Housekept, Liveness, Retention, Store};
 
 const DAY_MS: i64 = 86_400_000;
 const NOW_MS: i64 = 1_000 * DAY_MS;
@@ -67,23 +67,7 @@ async fn old_samples_go_and_the_edge_stays() {
         store.put_fleet_row(&fleet_row(name)).await.unwrap();
         for days in [0, 9, 10, 11, 400] {
             let at_ms = NOW_MS - days * DAY_MS;
-            let poll = Poll {
-                id: id(name),
-                address: None,
-                at_ms,
-                online: true,
-                snapshot: Some(snapshot(name, "1.0")),
-                restarts: 0,
-                sample: Some(Sample {
-                    at_ms,
-                    online: true,
-                    uptime_s: None,
-                    free_heap_bytes: None,
-                    signal_dbm: None,
-                    restarted: false,
-                }),
-            };
-            store.save_polls(&[poll]).await.unwrap();
+            store.save_polls(&[poll(name, at_ms)]).await.unwrap();
         }
     }
     assert_eq!(housekeep(&store).await.n_samples, 4);

@@ -3,11 +3,11 @@
 
 mod common;
 
-use common::{open, tamper};
+use common::{audit_entry, open, outside, tamper};
 use model::access::Role;
 use model::id::Sha256;
 use serde_json::{Value, json};
-use store::{ANSWERS_KEPT_MS, Answered, AuditCheck, AuditEntry, FeedRow, Store, StoreErrorKind};
+use store::{ANSWERS_KEPT_MS, Answered, AuditCheck, FeedRow, Store, StoreErrorKind};
 
 #[tokio::test]
 async fn a_token_is_found_by_its_whole_digest_until_it_is_revoked() {
@@ -58,22 +58,11 @@ async fn a_token_is_found_by_its_whole_digest_until_it_is_revoked() {
     assert!(!store.is_lost(), "a refused write is no lost one");
 }
 
-fn entry(action: &str) -> AuditEntry {
-    AuditEntry {
-        at_ms: 7,
-        actor: "token 1 \"home\"".to_owned(),
-        source: "127.0.0.1".to_owned(),
-        action: action.to_owned(),
-        target: "a0b1c2d3e4f5".to_owned(),
-        detail: json!({"b": 1, "a": "\u{e9}"}),
-    }
-}
-
 /// An audit of five entries.
 async fn audited(folder: &std::path::Path) -> Store {
     let store = open(folder).await;
     for (seq, action) in (1..).zip(["one", "two", "three", "four", "five"]) {
-        assert_eq!(store.append_audit(&entry(action)).await.unwrap(), seq);
+        assert_eq!(store.append_audit(&audit_entry(action)).await.unwrap(), seq);
     }
     store
 }
@@ -91,7 +80,14 @@ async fn the_audit_tells_what_was_done_in_order() {
     let store = audited(folder.path()).await;
     let rows = store.audit(1, 3).await.unwrap();
     let told: Vec<_> = rows.iter().map(|row| (row.seq, row.entry.clone())).collect();
-    assert_eq!(told, [(2, entry("two")), (3, entry("three")), (4, entry("four"))]);
+    assert_eq!(
+        told,
+        [
+            (2, audit_entry("two")),
+            (3, audit_entry("three")),
+            (4, audit_entry("four"))
+        ]
+    );
     let whole = AuditCheck {
         n_rows: 5,
         broken_at: None,
@@ -147,11 +143,37 @@ async fn one_row_of_the_audit_edited_deleted_or_moved_is_found_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_row_forged_with_its_own_hash_breaks_the_chain_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = audited(folder.path()).await;
+    let rows = store.audit(1, 2).await.unwrap();
+    let entry = &rows[1].entry;
+    let forged = |action: &str| {
+        let texts = [
+            &*entry.actor,
+            &entry.source,
+            action,
+            &entry.target,
+            &entry.detail.to_string(),
+        ];
+        Sha256::of(format!("{}\n{}", rows[0].hash, json!([3, 7, texts])).as_bytes()).to_string()
+    };
+    assert_eq!(forged("three"), rows[1].hash, "anybody can compute it");
+    let mut connection = outside(folder.path()).await;
+    sqlx::query("update audit set action = 'else', hash = $1 where seq = 3")
+        .bind(forged("else"))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(store.verify_audit().await.unwrap().broken_at, Some(4));
+}
+
+#[tokio::test]
 async fn a_long_audit_is_walked_to_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
     for n in 0..1_003 {
-        store.append_audit(&entry(&n.to_string())).await.unwrap();
+        store.append_audit(&audit_entry(&n.to_string())).await.unwrap();
     }
     let check = store.verify_audit().await.unwrap();
     assert_eq!((check.n_rows, check.broken_at), (1_003, None));
@@ -168,7 +190,7 @@ async fn two_processes_write_one_chain() {
         let store = open(folder.path()).await;
         writers.spawn(async move {
             for _ in 0..10 {
-                store.append_audit(&entry("x")).await.unwrap();
+                store.append_audit(&audit_entry("x")).await.unwrap();
                 store.append_event("x", None, &Value::Null, 1).await.unwrap();
             }
         });

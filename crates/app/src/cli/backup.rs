@@ -1,8 +1,8 @@
 //! `reflash backup`: the whole state folder, copied and brought back. It needs no server, and disturbs none.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -12,7 +12,7 @@ use store::Store;
 
 use super::confirm::Confirmation;
 use super::show::{ago, counted, fact_in, safe, sentence, sized};
-use super::table::{Table, WIDTH};
+use super::table::Table;
 use super::{say, say_json};
 use crate::error::{Exit, Trouble};
 
@@ -129,6 +129,7 @@ async fn create(state: &Path, to: &Path, json: bool) -> Result<Exit, Trouble> {
     // It is whole under its name, or not there under it at all.
     let part = tempfile::Builder::new()
         .prefix(UNFINISHED)
+        .permissions(Permissions::from_mode(0o700))
         .tempdir_in(&parent)
         .map_err(|error| failed("Making a folder in", &parent, &error))?;
     let store = Store::open(state).await.map_err(|error| {
@@ -150,7 +151,7 @@ async fn create(state: &Path, to: &Path, json: bool) -> Result<Exit, Trouble> {
         })?;
     // After the database, so that every image that it names is there; images are never changed, only added and removed.
     let copied = copy_files(state, part.path(), None).map_err(|error| failed("Copying", state, &error))?;
-    let n_bytes = copied.n_bytes + len(&part.path().join(DATABASE));
+    let n_bytes = copied.bytes + len(&part.path().join(DATABASE));
     let made = part.keep();
     fs::rename(&made, &to)
         .and_then(|()| sync(&parent))
@@ -160,11 +161,11 @@ async fn create(state: &Path, to: &Path, json: bool) -> Result<Exit, Trouble> {
             failed("Making", &to, &error)
         })?;
     if json {
-        say_json(&json!({ "backup": to, "files": copied.n_files + 1, "len_bytes": n_bytes }));
+        say_json(&json!({ "backup": to, "files": copied.files + 1, "len_bytes": n_bytes }));
     } else {
         let text = format!(
             "{} with {} copied to {}. It holds the key of the passwords: keep it where only you can read it.",
-            counted(copied.n_files + 1, "file"),
+            counted(copied.files + 1, "file"),
             sized(n_bytes),
             to.display()
         );
@@ -253,10 +254,10 @@ async fn restore(state: &Path, backup: &Path, json: bool) -> Result<Exit, Troubl
                 backup,
                 &error,
             );
-            trouble.next_step = "Make room, then restore once more.".to_owned();
+            "Make room, then restore once more.".clone_into(&mut trouble.next_step);
             trouble
         })?;
-        if copied.n_aside > 0 {
+        if copied.aside > 0 {
             aside = Some(kept);
         }
     }
@@ -284,10 +285,10 @@ async fn restore(state: &Path, backup: &Path, json: bool) -> Result<Exit, Troubl
 /// What was copied.
 #[derive(Debug, Default)]
 struct Copied {
-    n_files: usize,
-    n_bytes: u64,
+    files: usize,
+    bytes: u64,
     /// Files that were there with other bytes, and are now in the folder for them.
-    n_aside: usize,
+    aside: usize,
 }
 
 /// Copies what is beside the database: the files of the folder, and the images.
@@ -313,7 +314,7 @@ fn copy_files(from: &Path, to: &Path, aside: Option<&Path>) -> io::Result<Copied
 
 /// Whether a file of a state folder belongs into a back-up: not the database, which is copied as one, and no locks.
 fn is_kept(name: &str) -> bool {
-    let is_database = name.starts_with(DATABASE) || name.ends_with(".db") || name.contains(".db-");
+    let is_database = name.starts_with(DATABASE);
     let is_lock = Path::new(name)
         .extension()
         .is_some_and(|extension| extension == "lock");
@@ -348,7 +349,7 @@ fn copy(from: &Path, to: &Path, aside: Option<&Path>, copied: &mut Copied) -> io
     if let (Some(aside), true, Some(name)) = (aside, to.is_file(), to.file_name()) {
         DirBuilder::new().recursive(true).mode(0o700).create(aside)?;
         fs::rename(to, aside.join(name))?;
-        copied.n_aside += 1;
+        copied.aside += 1;
     }
     let mut part = to.as_os_str().to_owned();
     part.push(".part");
@@ -362,8 +363,8 @@ fn copy(from: &Path, to: &Path, aside: Option<&Path>, copied: &mut Copied) -> io
     io::Write::write_all(&mut file, &bytes)?;
     file.sync_all()?;
     fs::rename(&part, to)?;
-    copied.n_files += 1;
-    copied.n_bytes += bytes.len() as u64;
+    copied.files += 1;
+    copied.bytes += bytes.len() as u64;
     Ok(())
 }
 

@@ -38,6 +38,9 @@ const SOCKET: &str = "reflash.sock";
 /// The variable that holds a token.
 const TOKEN_ENV: &str = "REFLASH_TOKEN";
 
+/// Problems with the status 422 that are no wrong usage.
+const REFUSALS: [&str; 1] = ["urn:reflash:problem:not-running"];
+
 /// Which server to ask, and as whom.
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
@@ -351,6 +354,14 @@ impl Client {
         let problem = serde_json::from_slice::<Problem>(body).ok();
         let exit = match status {
             StatusCode::NOT_FOUND => Exit::NotFound,
+            // Understood and refused: what was written is not wrong.
+            StatusCode::UNPROCESSABLE_ENTITY
+                if problem
+                    .as_ref()
+                    .is_some_and(|problem| REFUSALS.contains(&problem.kind.as_str())) =>
+            {
+                Exit::Failed
+            }
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
             _ => Exit::Failed,
         };

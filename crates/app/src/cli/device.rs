@@ -2,6 +2,7 @@
 
 mod words;
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::net::IpAddr;
@@ -165,11 +166,7 @@ struct RemoveArguments {
 #[derive(clap::Args)]
 struct EnrollArguments {
     /// The devices.
-    #[arg(
-        value_name = "DEVICE",
-        required_unless_present = "all",
-        conflicts_with = "all"
-    )]
+    #[arg(value_name = "DEVICE", conflicts_with = "all")]
     devices: Vec<String>,
     /// All that are known and not enrolled yet.
     #[arg(long)]
@@ -201,12 +198,38 @@ struct NameArguments {
 }
 
 #[derive(clap::Args)]
+#[command(override_usage = "reflash device tag [OPTIONS] <DEVICE> <[+]TAG|-TAG>...")]
 struct TagArguments {
     #[command(flatten)]
     device: OneDevice,
-    /// Tags to add (T or +T) and to take away (-T).
-    #[arg(value_name = "TAG", required = true, allow_hyphen_values = true)]
+    /// Tags to add; -TAG takes one away.
+    #[arg(value_name = "TAG", required_unless_present = "without")]
     tags: Vec<String>,
+    /// What `-TAG` becomes.
+    #[arg(long, hide = true)]
+    without: Vec<String>,
+}
+
+/// Makes `--without=TAG` of the `-TAG` of `reflash device tag`, which would look like options.
+pub(super) fn with_tags_to_remove(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.collect();
+    let of_devices = arguments.get(1).is_some_and(|noun| noun == "device");
+    let Some(at) = arguments.iter().position(|argument| argument == "tag") else {
+        return arguments;
+    };
+    if of_devices {
+        for argument in arguments
+            .iter_mut()
+            .skip(at + 1)
+            .take_while(|argument| *argument != "--")
+        {
+            let tag = argument.to_str().and_then(|text| text.strip_prefix('-'));
+            if let Some(tag) = tag.filter(|tag| !tag.is_empty() && !tag.starts_with('-') && *tag != "h") {
+                *argument = format!("--without={tag}").into();
+            }
+        }
+    }
+    arguments
 }
 
 #[derive(clap::Args)]
@@ -297,7 +320,7 @@ pub(crate) async fn run(arguments: DeviceArguments) -> Result<Exit, Trouble> {
         }
         DeviceCommand::Scan => session.scan().await,
         DeviceCommand::Name(name) => session.name(&name.device.device, &name.name).await,
-        DeviceCommand::Tag(tag) => session.tag(&tag.device.device, &tag.tags).await,
+        DeviceCommand::Tag(tag) => session.tag(&tag.device.device, &tag.tags, &tag.without).await,
         DeviceCommand::Set(set) => session.set(&set.device.device, &set.facts).await,
         DeviceCommand::Password(password) => session.password(password).await,
         DeviceCommand::Replace(replace) => session.replace(&replace.old, &replace.new).await,
@@ -456,6 +479,13 @@ impl Session<'_> {
     }
 
     async fn enroll(&self, enroll: &EnrollArguments) -> Result<Exit, Trouble> {
+        if enroll.devices.is_empty() && !enroll.all {
+            return Err(Trouble::new(
+                Exit::Usage,
+                "No device was named.",
+                "Name those that are yours, or enrol all with `reflash device enroll --all`.",
+            ));
+        }
         let all = devices(&self.client).await?;
         let views: Vec<&DeviceView> = all.iter().map(|(_, view)| view).collect();
         let chosen: Vec<usize> = if enroll.all {
@@ -596,7 +626,14 @@ impl Session<'_> {
     async fn scan(&self) -> Result<Exit, Trouble> {
         let before = devices(&self.client).await?;
         let ask = Ask::post(["discovery", "scan"]).within(SCAN_WITHIN);
-        let value = waiting(self.server, "scanning the networks…", self.client.ask(ask)).await?;
+        let scanned = waiting(self.server, "scanning the networks…", self.client.ask(ask)).await;
+        let value = scanned.map_err(|mut trouble| {
+            // There is no wrong way to write this: what is missing is in the configuration.
+            if trouble.exit == Exit::Usage {
+                trouble.exit = Exit::Failed;
+            }
+            trouble
+        })?;
         if self.server.json {
             say_json(&value);
             return Ok(Exit::Done);
@@ -639,9 +676,9 @@ impl Session<'_> {
         })
     }
 
-    async fn tag(&self, wanted: &str, changes: &[String]) -> Result<Exit, Trouble> {
+    async fn tag(&self, wanted: &str, more: &[String], without: &[String]) -> Result<Exit, Trouble> {
         let (known, device) = find(&self.client, wanted).await?;
-        let tags = tagged(&device.tags, changes)?;
+        let tags = tagged(&device.tags, more, without)?;
         let mut before = device.tags.clone();
         before.sort();
         if tags == before {
@@ -817,25 +854,21 @@ pub(super) fn full_name(device: &DeviceView) -> String {
 }
 
 /// The tags after these changes.
-fn tagged(tags: &[String], changes: &[String]) -> Result<Vec<String>, Trouble> {
+fn tagged(tags: &[String], more: &[String], without: &[String]) -> Result<Vec<String>, Trouble> {
     let mut tags = tags.to_vec();
-    for change in changes {
-        let (gone, tag) = match change.strip_prefix('-') {
-            Some(tag) => (true, tag),
-            None => (false, change.strip_prefix('+').unwrap_or(change)),
-        };
-        if tag.is_empty() || tag.starts_with(['-', '+']) {
+    for tag in more {
+        let tag = tag.strip_prefix('+').unwrap_or(tag);
+        if tag.is_empty() || tag.starts_with(['-', '+']) || without.iter().any(|gone| gone == tag) {
             return Err(Trouble::new(
                 Exit::Usage,
-                format!("{change:?} is no tag."),
-                "Add a tag with T or +T, take it away with -T; `reflash device tag --help` names the options.",
+                format!("{tag:?} is no tag to add."),
+                "Add a tag with T or +T, take it away with -T, and not both.",
             ));
         }
-        tags.retain(|known| known != tag);
-        if !gone {
-            tags.push(tag.to_owned());
-        }
+        tags.push(tag.to_owned());
     }
+    tags.retain(|tag| !without.contains(tag));
     tags.sort();
+    tags.dedup();
     Ok(tags)
 }

@@ -14,7 +14,7 @@ use super::confirm::Confirmation;
 use super::device;
 use super::inspect::InspectArguments;
 use super::nearest::{nearest, one_of};
-use super::show::{ago, counted, fact_in, grouped, safe, sentence, sized};
+use super::show::{ago, counted, fact_in, grouped, safe, sentence, sized, wrapped};
 use super::table::{Table, WIDTH};
 use crate::error::{Exit, Trouble};
 use crate::push::read_image;
@@ -25,8 +25,12 @@ const CHECK_WITHIN: Duration = Duration::from_mins(10);
 const UPLOAD_WITHIN: Duration = Duration::from_mins(5);
 /// The longest release notes that are sent, bytes.
 const MAX_NOTES_LEN: u64 = 64 * 1024;
+/// Files of the folder that are named when they are left out; JSON has all.
+const N_IGNORED_SHOWN: usize = 5;
 /// Digits that name an image when they begin no other.
 const MIN_DIGITS: usize = 4;
+/// Digits that approve an image that anybody could have exchanged: as many as lists show.
+const MIN_DIGITS_TO_TRUST: usize = 8;
 
 #[derive(clap::Args)]
 #[command(
@@ -299,7 +303,9 @@ async fn approve(one: &OneFirmware) -> Result<Exit, Trouble> {
             return Ok(nothing_to_do(&one.server, &known, &words));
         }
         // A name can be given to other bytes; what is approved here are these.
-        State::Quarantined if !is_digest_of(&one.firmware, &found) => {
+        State::Quarantined
+            if one.firmware.len() < MIN_DIGITS_TO_TRUST || !is_digest_of(&one.firmware, &found) =>
+        {
             return Err(Trouble::new(
                 Exit::Usage,
                 format!(
@@ -598,6 +604,23 @@ fn listed(list: &FirmwareListView, arguments: &ListArguments) -> String {
     for feed in &list.feeds {
         if let Some(error) = &feed.error {
             text += &sentence(&format!("The download {} failed: {error}", feed.name));
+        }
+    }
+    if let Some(folder) = &list.folder {
+        let path = if folder.path.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", folder.path)
+        };
+        if let Some(trouble) = &folder.trouble {
+            text += &sentence(&format!("The folder{path} cannot be read: {trouble}"));
+        }
+        if !folder.ignored.is_empty() {
+            let n_files = counted(folder.ignored.len(), "file");
+            text += &sentence(&format!("{n_files} in the folder{path} left out:"));
+        }
+        for note in folder.ignored.iter().take(N_IGNORED_SHOWN) {
+            text = text + "  " + &wrapped(&safe(&note.text), 2, WIDTH) + "\n";
         }
     }
     text

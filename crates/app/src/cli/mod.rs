@@ -7,6 +7,7 @@ mod completions;
 mod confirm;
 mod demo;
 mod device;
+mod doctor;
 mod firmware;
 mod inspect;
 mod nearest;
@@ -59,6 +60,8 @@ enum Command {
     Token(token::TokenArguments),
     /// Copy the state folder's database, and bring a copy back.
     Backup(backup::BackupArguments),
+    /// Look at configuration, data folder and network: what is wrong, and how to mend it.
+    Doctor(doctor::DoctorArguments),
     /// Simulate devices with faults, to rehearse.
     Simulate(simulate::SimulateArguments),
     /// Print the completions for a shell.
@@ -78,6 +81,7 @@ impl Command {
             // A push tells its own.
             Self::Push(_)
             | Self::Demo(_)
+            | Self::Doctor(_)
             | Self::Serve(_)
             | Self::Simulate(_)
             | Self::Completions(_)
@@ -88,9 +92,10 @@ impl Command {
 
 /// Runs the command that was given.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments = device::with_tags_to_remove(std::env::args_os());
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return usage::tell(&error, std::env::args_os().skip(1)).into(),
+        Err(error) => return usage::tell(&error, arguments.into_iter().skip(1)).into(),
     };
     log();
     raise_file_limit();
@@ -128,6 +133,7 @@ fn in_runtime(command: Command) -> Result<Exit, Trouble> {
             Command::Firmware(arguments) => firmware::run(*arguments).await,
             Command::Token(arguments) => token::run(arguments).await,
             Command::Backup(arguments) => backup::run(arguments).await,
+            Command::Doctor(arguments) => doctor::run(arguments).await,
             Command::Simulate(arguments) => simulate::run(arguments).await,
             Command::Completions(_) | Command::Man(_) => Ok(Exit::Done),
         }

@@ -11,7 +11,7 @@ pub(super) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>
         .filter_map(|name| {
             let lower = name.to_lowercase();
             let n_chars = wanted.chars().count().max(lower.chars().count());
-            let n_edits = if !wanted.is_empty() && (lower.contains(&wanted) || wanted.contains(&lower)) {
+            let n_edits = if is_part(&wanted, &lower) || is_part(&lower, &wanted) {
                 // A part of a name is nearer than any slip.
                 1
             } else {
@@ -25,6 +25,11 @@ pub(super) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>
     near.dedup();
     near.truncate(N_NAMED);
     near.into_iter().map(|(_, name)| name).collect()
+}
+
+/// Whether a text is a part of another that says something.
+fn is_part(part: &str, whole: &str) -> bool {
+    part.chars().count() > 2 && whole.contains(part)
 }
 
 /// Names in a row: `a`, `a or b`, `a, b or c`.

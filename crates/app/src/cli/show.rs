@@ -6,6 +6,7 @@ use std::time::Duration;
 use model::device::Snapshot;
 use model::image::{Image, ImageInfo, Refusal};
 use model::outcome::{Ending, Outcome};
+use unicode_width::UnicodeWidthStr as _;
 
 use crate::push::Pushed;
 
@@ -61,6 +62,16 @@ pub(super) fn spoken(duration: Duration) -> String {
 pub(super) fn safe(text: &str) -> String {
     text.chars()
         .map(|c| if is_printed(c) { c } else { '\u{FFFD}' })
+        .collect()
+}
+
+/// The same for a text of several lines.
+pub(super) fn safe_lines(text: &str) -> String {
+    text.split_inclusive('\n')
+        .map(|line| match line.strip_suffix('\n') {
+            Some(line) => safe(line) + "\n",
+            None => safe(line),
+        })
         .collect()
 }
 
@@ -175,12 +186,12 @@ pub(super) fn evidence_cells(pushed: &Pushed) -> [String; 4] {
     ]
 }
 
-/// A text in lines of at most `width` characters, each after the first indented.
+/// A text in lines of at most `width` columns of the terminal, each after the first indented.
 pub(super) fn wrapped(text: &str, indent: usize, width: usize) -> String {
     let mut lines = String::new();
     let mut column = indent;
     for word in text.split(' ') {
-        let len = word.chars().count();
+        let len = word.width();
         if column > indent && column + 1 + len > width {
             let _ = write!(lines, "\n{:indent$}", "");
             column = indent;
@@ -397,6 +408,7 @@ mod tests {
         assert_eq!(wrapped("aa bb cc", 2, 7), "aa bb\n  cc");
         assert_eq!(wrapped("a-very-long-word b", 2, 7), "a-very-long-word\n  b");
         assert_eq!(wrapped("", 2, 7), "");
+        assert_eq!(wrapped("居間 の 居間", 0, 7), "居間 の\n居間");
     }
 
     #[test]

@@ -129,7 +129,7 @@ async fn make(client: &Client, server: &ServerArguments, create: &CreateArgument
     answer(server, &value, || {
         let made: Made = read(&value)?;
         let mut text = sentence(&format!(
-            "{} (number {}) may do what a {} may.",
+            "The token {} has the number {} and the role {}.",
             made.name,
             made.id,
             made.role.name()

@@ -74,18 +74,19 @@ pub(crate) fn be_far_host() {
     let mut daemon = None;
     // Until the test closes its end.
     for line in std::io::stdin().lines().map_while(Result::ok) {
-        if let Some(address) = line.strip_prefix("announce ") {
+        if line == "announce" {
             let mdns = ServiceDaemon::new().unwrap();
             let name = "IR-Remote-Mini";
             let service = ServiceInfo::new(
                 "_arduino._tcp.local.",
                 name,
                 "IR-Remote-Mini.local.",
-                address,
+                "",
                 3232,
                 None,
             );
-            mdns.register(service.unwrap()).unwrap();
+            // At whatever address it has, now and later.
+            mdns.register(service.unwrap().enable_addr_auto()).unwrap();
             daemon = Some(mdns);
         }
     }
@@ -172,9 +173,9 @@ impl Far {
         assert!(nft.wait().unwrap().success(), "{rules}");
     }
 
-    /// Announces itself by multicast DNS.
-    pub(crate) fn announce(&mut self, address: &str) {
-        writeln!(self.child.stdin.as_mut().unwrap(), "announce {address}").unwrap();
+    /// Announces itself by multicast DNS, from now on.
+    pub(crate) fn announce(&mut self) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "announce").unwrap();
     }
 }
 

@@ -157,7 +157,7 @@ pub struct Mqtt {
     pub username: Option<String>,
     /// And its password.
     pub password: Option<SecretString>,
-    /// What we are called there; none = made up from the server's identity.
+    /// What we are called there; none = something nobody else is called.
     pub client_id: Option<String>,
     /// The authority of the broker's certificate, PEM; none = those of the system.
     pub ca: Option<PathBuf>,

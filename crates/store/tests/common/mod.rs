@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+pub mod children;
+
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -108,4 +110,69 @@ pub async fn tamper(folder: &Path, sql: &'static str) {
     let mut connection = outside(folder).await;
     sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
     sqlx::Connection::close(connection).await.unwrap();
+}
+
+/// A look that went well, with a sample.
+pub fn poll(hardware: &str, at_ms: i64) -> store::Poll {
+    store::Poll {
+        id: id(hardware),
+        address: None,
+        at_ms,
+        online: true,
+        snapshot: Some(snapshot(hardware, "1.0")),
+        restarts: 0,
+        sample: Some(sample(at_ms)),
+    }
+}
+
+pub fn sample(at_ms: i64) -> store::Sample {
+    store::Sample {
+        at_ms,
+        online: true,
+        uptime_s: Some(u64::try_from(at_ms).unwrap()),
+        free_heap_bytes: None,
+        signal_dbm: Some(-70),
+        restarted: false,
+    }
+}
+
+pub fn audit_entry(action: &str) -> store::AuditEntry {
+    store::AuditEntry {
+        at_ms: 7,
+        actor: "token 1 \"home\"".to_owned(),
+        source: "127.0.0.1".to_owned(),
+        action: action.to_owned(),
+        target: "a0b1c2d3e4f5".to_owned(),
+        detail: serde_json::json!({"b": 1, "a": "\u{e9}"}),
+    }
+}
+
+/// An image that waits for approval.
+pub fn firmware_row(image: &model::image::Image) -> store::FirmwareRow {
+    store::FirmwareRow {
+        digest: image.sha256(),
+        len_bytes: image.len_bytes(),
+        file_name: image.file_name().to_owned(),
+        info: model::image::ImageInfo {
+            family: Some(FamilyId::new("test")),
+            kind: "esp-app".to_owned(),
+            chip: Some("esp32c6".to_owned()),
+            versions: Some(model::version::Versions::one("firmware", "1.0")),
+            version_source: model::image::VersionSource::Image,
+            hint: None,
+            project: None,
+            signature: None,
+            len_bytes: image.len_bytes(),
+            sha256: image.sha256(),
+            warnings: Vec::new(),
+        },
+        refusals: Vec::new(),
+        state: model::firmware::State::Waiting,
+        source: "upload".to_owned(),
+        origin: None,
+        added_ms: 5,
+        approved_by: None,
+        approved_ms: None,
+        notes: None,
+    }
 }

@@ -7,7 +7,7 @@ use model::inventory::State as DeviceState;
 use server::views::{CoverageView, DeviceView, HealthView};
 
 use super::full_name;
-use crate::cli::show::{ago, counted, fact_in, grouped, safe, sentence, sized, spoken};
+use crate::cli::show::{ago, counted, fact_in, grouped, safe, sentence, spoken};
 use crate::cli::table::{Table, WIDTH};
 
 /// What a scan has covered, in words: every address is in it.
@@ -284,10 +284,20 @@ fn hardware(device: &DeviceView) -> String {
             Some(revision) => format!("{chip} rev {}.{}", revision / 100, revision % 100),
             None => chip,
         }),
-        device.flash_bytes.map(|n| format!("{} flash", sized(n))),
+        device.flash_bytes.map(flash),
         device.slot_bytes.map(|n| format!("slot {} bytes", grouped(n))),
     ];
     facts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
+}
+
+/// The size of a flash chip, which comes in whole MiB.
+fn flash(n_bytes: u64) -> String {
+    const MIB: u64 = 1024 * 1024;
+    if n_bytes.is_multiple_of(MIB) {
+        format!("{} MiB flash", n_bytes / MIB)
+    } else {
+        format!("{} bytes flash", grouped(n_bytes))
+    }
 }
 
 /// How it fares, in a line.
@@ -316,7 +326,7 @@ fn state(device: &DeviceView) -> String {
     if let Some(seen) = device.last_seen_ms {
         let _ = write!(state, " · answered {}", ago(seen));
     }
-    let _ = write!(state, " · known since {}", ago(device.first_seen_ms));
+    let _ = write!(state, " · first seen {}", ago(device.first_seen_ms));
     if let Some(trouble) = &device.trouble {
         let _ = write!(state, " · {trouble}");
     }
