@@ -138,7 +138,6 @@ pub(crate) fn firmware() -> FirmwareListView {
         ],
         used_bytes: 4_000_000,
         free_bytes: Some(20_000_000_000),
-        folder: None,
         feeds: vec![feed(Some("the vendor's server did not answer in time"))],
         folder: Some(server::views::FolderView {
             path: "/config/ir_remote_firmware".to_owned(),
