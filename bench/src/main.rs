@@ -9,6 +9,7 @@ mod komfovent;
 mod many;
 mod proxy;
 mod round_trip;
+mod scan;
 mod simulator;
 mod system;
 
@@ -42,23 +43,35 @@ enum What {
     Fleet(many::Arguments),
     /// Ventilation units: uploads, and what a Modbus read costs.
     Komfovent(komfovent::Arguments),
+    /// A /24 and a /20 with absent hosts, in a network namespace, beside nmap and aiohttp.
+    Scan(scan::Arguments),
     #[command(hide = true)]
     PushAll(many::PushArguments),
+    #[command(hide = true)]
+    ScanInside(scan::Arguments),
+    #[command(hide = true)]
+    ScanOnce(scan::OnceArguments),
+    #[command(hide = true)]
+    ScanDevice,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let What::PushAll(arguments) = &cli.what {
-        return match many::push_all(arguments) {
-            Ok(said) => {
-                println!("{said}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                ExitCode::FAILURE
-            }
-        };
+    // What a measurement starts says only what it was asked for.
+    let part = match &cli.what {
+        What::PushAll(arguments) => Some(many::push_all(arguments).map(|said| println!("{said}"))),
+        What::ScanInside(arguments) => Some(scan::inside(arguments)),
+        What::ScanOnce(arguments) => Some(scan::once(arguments)),
+        What::ScanDevice => Some(scan::device()),
+        _ => None,
+    };
+    match part {
+        None => {}
+        Some(Ok(())) => return ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::FAILURE;
+        }
     }
     system::wait_for_quiet(cli.wait);
     println!("{}", system::describe());
@@ -68,7 +81,8 @@ fn main() -> ExitCode {
         What::CallBacks(arguments) => many::run(&cli.reflash, &arguments, many::Job::CallBacks),
         What::Fleet(arguments) => many::run(&cli.reflash, &arguments, many::Job::Fleet),
         What::Komfovent(arguments) => komfovent::run(&cli.reflash, &arguments),
-        What::PushAll(_) => Ok(()),
+        What::Scan(arguments) => scan::run(&arguments),
+        What::PushAll(_) | What::ScanInside(_) | What::ScanOnce(_) | What::ScanDevice => Ok(()),
     };
     println!("load average at the end: {}", system::load_average());
     match result {

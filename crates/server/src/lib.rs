@@ -9,4 +9,7 @@ pub mod metrics;
 pub mod run;
 pub mod secrets;
 mod settle;
+mod signals;
 pub mod views;
+mod wiring;
+pub use wiring::broker;

@@ -1,6 +1,6 @@
 //! The life of the server: what is opened in which order, what runs, and how it ends.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, Api, ApiSettings, Reloaded};
+use crate::api::{self, Api, Reloaded};
 use crate::config::{self, Config};
-use crate::firmware::{self, Repository};
-use crate::fleet::{ConfiguredDevice, FamilySettings, Fleet, FleetSettings};
+use crate::firmware::Repository;
+use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::secrets::Sealer;
 use crate::settle;
-use crate::views::{HealthReport, NoteView};
+use crate::signals::{ends, hang_ups, watchdog};
+use crate::wiring::{api_parts, fleet_settings, listeners, open_repository};
 
 /// How often the database is tidied and, once a day, backed up.
 const HOUSEKEEPING: Duration = Duration::from_hours(1);
@@ -88,7 +89,7 @@ pub struct ServeError {
 }
 
 impl ServeError {
-    fn new(text: impl Into<String>, next_step: impl Into<String>) -> Self {
+    pub(crate) fn new(text: impl Into<String>, next_step: impl Into<String>) -> Self {
         Self {
             text: text.into(),
             next_step: next_step.into(),
@@ -221,15 +222,7 @@ impl Server {
                 "Without this file the stored passwords cannot be read: restore it from a back-up.",
             )
         })?;
-        let first_token = api::first_token(&store, &folder, engine.clock())
-            .await
-            .map_err(|error| {
-                ServeError::new(
-                    format!("{}.", chain(&error)),
-                    "Look at the room and rights of the data folder.",
-                )
-            })?
-            .map(|first| (first.token, first.path));
+        let first_token = first_token(&store, &folder, &engine).await?;
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
         let site = Site {
             dialer: Dialer::new(config.networks(), None).into(),
@@ -379,7 +372,7 @@ impl Server {
         tasks.spawn(keep_house(
             store.clone(),
             engine.clone(),
-            config.retention.clone(),
+            config.retention,
             cancel.clone(),
         ));
         {
@@ -417,6 +410,23 @@ impl Server {
     }
 }
 
+/// The token that the first start makes, and where it is kept.
+async fn first_token(
+    store: &Store,
+    folder: &Path,
+    engine: &Engine,
+) -> Result<Option<(SecretString, PathBuf)>, ServeError> {
+    let made = api::first_token(store, folder, engine.clock())
+        .await
+        .map_err(|error| {
+            ServeError::new(
+                format!("{}.", chain(&error)),
+                "Look at the room and rights of the data folder.",
+            )
+        })?;
+    Ok(made.map(|first| (first.token, first.path)))
+}
+
 /// Reads the configuration again and applies what can be applied while the server runs.
 fn reload(now: &mut Config, options: &Options, fleet: &Fleet, site: &Site) -> Result<Reloaded, String> {
     if options.config.is_none() {
@@ -439,223 +449,6 @@ fn reload(now: &mut Config, options: &Options, fleet: &Fleet, site: &Site) -> Re
     tracing::info!(changes = ?reloaded.changes, "the configuration was read again");
     *now = read;
     Ok(reloaded)
-}
-
-/// What the configuration says of the fleet.
-fn fleet_settings(config: &Config, site: &Site) -> FleetSettings {
-    let mut families = Vec::new();
-    let mut scan_ranges = Vec::new();
-    let mut scan_every = Duration::MAX;
-    let mut mdns = false;
-    for block in &config.families {
-        let Some(family) = families::named(block.family.as_str(), site, &ways(config, block)) else {
-            continue;
-        };
-        if block.auto_discovery {
-            mdns = true;
-            for range in &block.scan_ranges {
-                if !scan_ranges.contains(range) {
-                    scan_ranges.push(*range);
-                }
-                scan_every = scan_every.min(block.scan_every);
-            }
-        }
-        families.push(FamilySettings {
-            family,
-            poll_every: block.poll_every,
-            username: block.username.clone(),
-            password: block.password.clone(),
-            devices: block.devices.iter().map(configured).collect(),
-        });
-    }
-    FleetSettings {
-        families,
-        scan_ranges,
-        scan_every,
-        mdns,
-        multicast: net::Multicast::default(),
-        broker: config.mqtt.as_ref().map(|mqtt| discovery::Broker {
-            url: mqtt.broker.clone(),
-            username: mqtt.username.clone(),
-            password: mqtt.password.clone(),
-            client_id: mqtt.client_id.clone(),
-            ca: mqtt.ca.clone(),
-            prefix: String::new(),
-        }),
-        auto_enroll: config.policy.auto_enroll,
-    }
-}
-
-fn configured(device: &config::ConfiguredDevice) -> ConfiguredDevice {
-    ConfiguredDevice {
-        host: device.host.clone(),
-        name: device.name.clone(),
-        username: device.username.clone(),
-        password: device.password.clone(),
-        chip: device.chip.clone(),
-        slot_bytes: device.slot_bytes,
-        group: device.group.clone(),
-        tags: device.tags.clone(),
-    }
-}
-
-/// What the configuration says of the repository.
-fn repository_settings(config: &Config) -> firmware::settings::Settings {
-    let blocks = || config.families.iter();
-    firmware::settings::Settings {
-        folder: config.firmware_path.clone(),
-        feed_urls: blocks()
-            .map(|block| (block.family.clone(), block.feed_urls.clone()))
-            .collect(),
-        check_every: blocks()
-            .map(|block| (block.family.clone(), block.update_check_every))
-            .collect(),
-        indexes: config
-            .firmware_index
-            .iter()
-            .map(|index| firmware::settings::Index {
-                url: index.url.to_string(),
-                public_key: Some(index.public_key.clone()),
-            })
-            .collect(),
-        require_signature: config.policy.require_signature,
-        ..firmware::settings::Settings::default()
-    }
-}
-
-async fn open_repository(
-    config: &Config,
-    store: &Arc<Store>,
-    engine: &Engine,
-    site: &Site,
-) -> Result<Repository, ServeError> {
-    let families = config
-        .families
-        .iter()
-        .filter_map(|block| families::named(block.family.as_str(), site, &ways(config, block)))
-        .collect();
-    Repository::open(
-        Store::clone(store),
-        families,
-        engine.clock(),
-        repository_settings(config),
-    )
-    .await
-    .map_err(|error| ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor."))
-}
-
-/// The ways to the devices of a family.
-fn ways(config: &Config, block: &config::FamilyBlock) -> families::Ways {
-    let mut ways = block.ways();
-    if let Some(mqtt) = &config.mqtt {
-        ways.status_topic.clone_from(&mqtt.status_prefix);
-    }
-    ways
-}
-
-/// What the API is made of.
-#[expect(clippy::too_many_arguments, reason = "it brings everything together, once")]
-fn api_parts(
-    config: &Config,
-    fleet: &Fleet,
-    repository: &Repository,
-    store: &Arc<Store>,
-    engine: &Engine,
-    metrics: Metrics,
-    control: &Control,
-    cancel: &CancellationToken,
-) -> api::Parts {
-    let per_second = f64::from(config.server.limits.requests_per_minute) / 60.0;
-    let (of_metrics, of_health, of_events) = (fleet.clone(), fleet.clone(), fleet.clone());
-    let (journal, firmware, control) = (store.clone(), repository.clone(), control.clone());
-    api::Parts {
-        store: store.clone(),
-        clock: engine.clock(),
-        settings: ApiSettings {
-            hosts: config.server.hosts.clone(),
-            proxies: config.server.trusted_proxies.clone(),
-            rate: api::Rate {
-                per_second,
-                ..api::Rate::default()
-            },
-            ..ApiSettings::default()
-        },
-        metrics: Arc::new(move || metrics.render(&of_metrics)),
-        health: Arc::new(move || health(&of_health, &firmware, &journal)),
-        reload: Arc::new(move || {
-            let control = control.clone();
-            Box::pin(async move { control.reload().await })
-        }),
-        events: Arc::new(move || of_events.events()),
-        cancel: cancel.clone(),
-    }
-}
-
-/// How the server fares: anything that works less than it should makes it degraded.
-fn health(fleet: &Fleet, _repository: &Repository, store: &Store) -> HealthReport {
-    let mut reasons = fleet.troubles();
-    if store.is_lost() {
-        reasons.push(NoteView {
-            rule: "storage".to_owned(),
-            text: "A write to the database may be lost: nothing more is stored. Restart the server once the disk is well.".to_owned(),
-        });
-    }
-    HealthReport {
-        status: if reasons.is_empty() { "ok" } else { "degraded" }.to_owned(),
-        reasons,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    }
-}
-
-/// Opens the doors: the local socket always, and the network where it is configured.
-async fn listeners(config: &Config, folder: &Path) -> Result<Vec<api::Listener>, ServeError> {
-    let failed = |error: &dyn std::error::Error| {
-        ServeError::new(
-            format!("{}.", chain(error)),
-            "Set server.listen or server.tls in the configuration.",
-        )
-    };
-    let socket = api::ListenOn::Unix {
-        path: folder.join(api::SOCKET_FILE),
-    };
-    let mut listeners = vec![
-        api::Listener::bind(&socket)
-            .await
-            .map_err(|error| failed(&error))?,
-    ];
-    if let Some(address) = config.server.listen {
-        let protection = match &config.server.tls {
-            Some(tls) => {
-                let certificate = match &tls.certificate {
-                    config::Certificate::Own { cert, key } => api::Certificate::Own {
-                        chain: cert.clone(),
-                        key: key.clone(),
-                    },
-                    config::Certificate::SelfSigned => api::Certificate::Generated {
-                        folder: folder.to_owned(),
-                        names: tls_names(config, address.ip()),
-                    },
-                };
-                let protected = api::tls_config(&certificate, tls.client_ca.as_deref());
-                api::Protection::Tls(protected.map_err(|error| failed(&error))?)
-            }
-            None if config.server.trusted_proxies.is_empty() => api::Protection::Loopback,
-            None => api::Protection::Proxy,
-        };
-        let tcp = api::ListenOn::Tcp { address, protection };
-        listeners.push(api::Listener::bind(&tcp).await.map_err(|error| failed(&error))?);
-    }
-    Ok(listeners)
-}
-
-/// The names that a generated certificate is for.
-fn tls_names(config: &Config, address: IpAddr) -> Vec<String> {
-    let mut names = vec!["localhost".to_owned()];
-    if !address.is_unspecified() {
-        names.push(address.to_string());
-    }
-    names.extend(config.server.hosts.iter().cloned());
-    names
 }
 
 /// Tells of new firmware as of everything else.
@@ -709,72 +502,6 @@ async fn keep_house(
         tokio::select! {
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(HOUSEKEEPING) => {}
-        }
-    }
-}
-
-/// Comes back when the server is to end.
-fn ends(cancel: CancellationToken, managed: bool) -> Result<impl Future<Output = ()>, ServeError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let failed = |error: std::io::Error| {
-        ServeError::new(format!("Listening for signals: {error}."), "Start it again.")
-    };
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    Ok(async move {
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            _ = terminate.recv() => tracing::info!("asked to end"),
-            _ = interrupt.recv() => tracing::info!("interrupted"),
-            () = parent_gone(), if managed => tracing::info!("the parent is gone"),
-        }
-    })
-}
-
-/// Comes back when standard input has ended.
-async fn parent_gone() {
-    use tokio::io::AsyncReadExt as _;
-    let mut input = tokio::io::stdin();
-    let mut bytes = [0; 64];
-    loop {
-        match input.read(&mut bytes).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-    }
-}
-
-/// Reads the configuration again on SIGHUP.
-fn hang_ups<'a>(
-    control: Control,
-    tell: &'a (dyn Fn(Notice<'_>) + Send + Sync),
-) -> Result<impl Future<Output = ()> + 'a, ServeError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let failed = |error: std::io::Error| {
-        ServeError::new(format!("Listening for signals: {error}."), "Start it again.")
-    };
-    let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
-    Ok(async move {
-        while hang_up.recv().await.is_some() {
-            match control.reload().await {
-                Ok(reloaded) => tell(Notice::Reloaded(&reloaded)),
-                Err(error) => tell(Notice::Warning(format!(
-                    "The configuration stays as it was: {error}"
-                ))),
-            }
-        }
-    })
-}
-
-/// Tells the service manager that the server lives, where it asks; not once the journal is lost.
-async fn watchdog(store: Arc<Store>) {
-    let Some(every) = sd_notify::watchdog_enabled() else {
-        return std::future::pending().await;
-    };
-    loop {
-        tokio::time::sleep(every / 2).await;
-        if !store.is_lost() {
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         }
     }
 }

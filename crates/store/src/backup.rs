@@ -289,7 +289,6 @@ async fn check_with(connection: &mut SqliteConnection) -> Result<i64, Unfit> {
 /// Moves the database and all that belongs to it into a new folder; none where nothing is there.
 fn put_aside(folder: &Path) -> io::Result<Option<PathBuf>> {
     let mut aside = None;
-    // The database first: without it, what is left is refused, while without its log it would be opened and be an old one.
     for part in PARTS {
         let from = with_suffix(&folder.join(DATABASE), part);
         if !fs::exists(&from)? {

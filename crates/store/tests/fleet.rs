@@ -208,6 +208,29 @@ async fn of_two_looks_at_one_device_the_later_counts_and_both_are_history() {
 }
 
 #[tokio::test]
+async fn a_look_that_failed_does_not_undo_the_one_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = device(folder.path(), "a").await;
+    let answered = Poll {
+        snapshot: Some(snapshot("a", "2.0")),
+        address: Some(ELSEWHERE),
+        ..poll("a", 10)
+    };
+    let missed = Poll {
+        snapshot: None,
+        online: false,
+        ..poll("a", 20)
+    };
+    store.save_polls(&[answered, missed]).await.unwrap();
+    let seen = row(&store, "a").await;
+    assert_eq!(
+        (seen.seen_ms, seen.online, seen.address),
+        (Some(10), false, Some(ELSEWHERE))
+    );
+    assert_eq!(seen.snapshot, Some(snapshot("a", "2.0")));
+}
+
+#[tokio::test]
 async fn any_number_of_looks_is_stored_whole() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;

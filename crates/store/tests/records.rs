@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{audit_entry, open, tamper};
+use common::{audit_entry, open, outside, tamper};
 use model::access::Role;
 use model::id::Sha256;
 use serde_json::{Value, json};
@@ -140,6 +140,32 @@ async fn one_row_of_the_audit_edited_deleted_or_moved_is_found_where_it_was() {
         let check = store.verify_audit().await.unwrap();
         assert_eq!(check.broken_at, Some(broken_at), "{sql}");
     }
+}
+
+#[tokio::test]
+async fn a_row_forged_with_its_own_hash_breaks_the_chain_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = audited(folder.path()).await;
+    let rows = store.audit(1, 2).await.unwrap();
+    let entry = &rows[1].entry;
+    let forged = |action: &str| {
+        let texts = [
+            &*entry.actor,
+            &entry.source,
+            action,
+            &entry.target,
+            &entry.detail.to_string(),
+        ];
+        Sha256::of(format!("{}\n{}", rows[0].hash, json!([3, 7, texts])).as_bytes()).to_string()
+    };
+    assert_eq!(forged("three"), rows[1].hash, "anybody can compute it");
+    let mut connection = outside(folder.path()).await;
+    sqlx::query("update audit set action = 'else', hash = $1 where seq = 3")
+        .bind(forged("else"))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(store.verify_audit().await.unwrap().broken_at, Some(4));
 }
 
 #[tokio::test]

@@ -156,30 +156,23 @@ fn tell(checks: &Checks, json: bool) {
         say_json(&json!({ "result": checks.worst().name(), "checks": list.collect::<Vec<_>>() }));
         return;
     }
-    let mut told = String::new();
+    let mut told = Vec::new();
     for check in &checks.0 {
         // A configuration error has lines of its own, which are shown as they stand.
         let mut lines = check.text.lines();
-        let first = lines.next().unwrap_or_default();
-        told += &format!(
-            "{:<8} {}: {}\n",
-            check.standing.name(),
-            check.name,
-            show::safe(first)
-        );
-        for line in lines {
-            told += &format!("         {}\n", show::safe(line));
-        }
-        if let Some(next_step) = &check.next_step {
-            told += &format!("         next: {}\n", show::safe(next_step));
-        }
+        let first = show::safe(lines.next().unwrap_or_default());
+        told.push(format!("{:<8} {}: {first}\n", check.standing.name(), check.name));
+        told.extend(lines.map(|line| format!("         {}\n", show::safe(line))));
+        let next_step = check.next_step.iter();
+        told.extend(next_step.map(|step| format!("         next: {}\n", show::safe(step))));
     }
     let count = |standing| checks.0.iter().filter(|check| check.standing == standing).count();
     let (n_wrong, n_warnings) = (count(Standing::Wrong), count(Standing::Warning));
-    told += &format!(
+    told.push(format!(
         "{} looked at, {n_wrong} wrong, {n_warnings} to know\n",
         checks.0.len()
-    );
+    ));
+    let told = told.concat();
     let _ = say(&told);
 }
 
@@ -468,7 +461,7 @@ fn header(path: &Path) -> io::Result<Header> {
 /// Opens a copy, which checks it from its first page to its last, reads the modes back, and brings the schema up to
 /// date, all without touching the original.
 async fn examine(folder: &Path) -> Result<(), String> {
-    let copy = tempfile::tempdir().map_err(|error| format!("no room for a copy: {error}"))?;
+    let copy = private_temporary_folder().map_err(|error| format!("no room for a copy: {error}"))?;
     for suffix in ["", "-wal"] {
         let name = format!("{DATABASE}{suffix}");
         match fs::copy(folder.join(&name), copy.path().join(&name)) {
@@ -483,6 +476,12 @@ async fn examine(folder: &Path) -> Result<(), String> {
     })?;
     store.close().await;
     Ok(())
+}
+
+/// A folder that only we can enter, gone when it is dropped.
+fn private_temporary_folder() -> io::Result<tempfile::TempDir> {
+    let only_us = fs::Permissions::from_mode(0o700);
+    tempfile::Builder::new().permissions(only_us).tempdir()
 }
 
 fn clock(checks: &mut Checks, folder: &Path) {
@@ -681,14 +680,21 @@ async fn broker(checks: &mut Checks, config: &Config) {
     let families = families::all(&site, &Ways::default());
     let lookouts: Vec<_> = families.iter().flat_map(|family| family.lookouts()).collect();
     let (out, mut sightings) = tokio::sync::mpsc::channel(1);
-    let listener = discovery::Broker {
-        url: mqtt.broker.clone(),
-        username: mqtt.username.clone(),
-        password: mqtt.password.clone(),
-        client_id: mqtt.client_id.clone(),
-        ca: mqtt.ca.clone(),
-        certificate: mqtt.certificate.clone(),
-        status_prefix: mqtt.status_prefix.clone(),
+    let listener = match discovery::Broker::at(mqtt.broker.as_str()) {
+        Ok(mut listener) => {
+            listener.username.clone_from(&mqtt.username);
+            listener.password.clone_from(&mqtt.password);
+            listener.ca.clone_from(&mqtt.ca);
+            listener
+        }
+        Err(error) => {
+            checks.wrong(
+                "broker",
+                format!("Its address cannot be used: {}.", chain(&error)),
+                next_step,
+            );
+            return;
+        }
     };
     let ended = tokio::select! {
         error = discovery::mqtt(&listener, &lookouts, &out) => Some(error),
@@ -751,4 +757,234 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn private_folder() -> tempfile::TempDir {
+        private_temporary_folder().unwrap()
+    }
+
+    #[track_caller]
+    fn check(checks: &Checks, name: &str, standing: Standing, text: &str) {
+        let found = checks.0.iter().any(|check| {
+            check.name == name
+                && check.standing == standing
+                && check.text.contains(text)
+                && (standing == Standing::Ok || check.next_step.is_some())
+        });
+        assert!(found, "{name} {standing:?} {text:?} in {checks:#?}");
+    }
+
+    fn read(text: &str) -> (tempfile::TempDir, Checks, Option<Config>) {
+        let folder = private_folder();
+        let path = folder.path().join("reflash.yaml");
+        fs::write(&path, text).unwrap();
+        let mut checks = Checks::default();
+        let config = configuration(&mut checks, Some(&path));
+        (folder, checks, config)
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_read_is_wrong_and_shown_where() {
+        let (_folder, checks, config) = read("policy:\n  canry: 1\n");
+        assert!(config.is_none());
+        check(&checks, "configuration", Standing::Wrong, "reflash.yaml:2:3");
+        assert_eq!(checks.worst(), Standing::Wrong);
+    }
+
+    #[test]
+    fn warnings_of_the_configuration_are_told_and_are_no_failure() {
+        let (_folder, checks, config) = read("ir_remote_ota: { ota_password: cAnArY }\n");
+        assert!(config.is_some());
+        check(
+            &checks,
+            "plain-secret",
+            Standing::Warning,
+            "ir_remote_ota.ota_password",
+        );
+        assert_eq!(checks.worst(), Standing::Warning);
+        assert!(!format!("{checks:?}").contains("cAnArY"));
+    }
+
+    #[tokio::test]
+    async fn a_data_folder_is_private_and_its_database_whole() {
+        let folder = private_folder();
+        Store::open(folder.path()).await.unwrap().close().await;
+        let mut checks = Checks::default();
+        assert!(!data_folder(&mut checks, folder.path()).await);
+        check(&checks, "data", Standing::Ok, "private");
+        check(&checks, "database", Standing::Ok, "write-ahead log");
+        check(&checks, "database", Standing::Ok, "whole");
+        assert_eq!(checks.worst(), Standing::Ok, "{checks:?}");
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_not_there_is_not_made() {
+        let folder = private_folder();
+        let missing = folder.path().join("a/b");
+        let mut checks = Checks::default();
+        assert!(!data_folder(&mut checks, &missing).await);
+        check(&checks, "data", Standing::Ok, "the first start makes it");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_database_is_found_and_left_as_it_is() {
+        let folder = private_folder();
+        Store::open(folder.path()).await.unwrap().close().await;
+        let path = folder.path().join(DATABASE);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle..].fill(0xff);
+        fs::write(&path, &bytes).unwrap();
+        let mut checks = Checks::default();
+        data_folder(&mut checks, folder.path()).await;
+        check(&checks, "database", Standing::Wrong, "damaged");
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+        fs::write(&path, b"not at all").unwrap();
+        let mut checks = Checks::default();
+        data_folder(&mut checks, folder.path()).await;
+        check(&checks, "database", Standing::Wrong, "no SQLite database");
+    }
+
+    #[tokio::test]
+    async fn what_others_may_enter_is_told() {
+        let folder = private_folder();
+        Store::open(folder.path()).await.unwrap().close().await;
+        let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        chmod(folder.path(), 0o755);
+        chmod(&folder.path().join(DATABASE), 0o644);
+        let mut checks = Checks::default();
+        data_folder(&mut checks, folder.path()).await;
+        check(&checks, "data", Standing::Warning, "mode 0755");
+        check(&checks, "database", Standing::Warning, "mode 0644");
+    }
+
+    #[tokio::test]
+    async fn a_server_at_work_is_told_and_its_ports_are_its_own() {
+        let folder = private_folder();
+        Store::open(folder.path()).await.unwrap().close().await;
+        let lock = store::lock_server(folder.path()).unwrap();
+        let mut checks = Checks::default();
+        assert!(data_folder(&mut checks, folder.path()).await);
+        check(
+            &checks,
+            "server",
+            Standing::Ok,
+            &format!("process {}", std::process::id()),
+        );
+        ports(&mut checks, &Config::default(), true).await;
+        check(&checks, "ports", Standing::Ok, "has them");
+        drop(lock);
+        let mut checks = Checks::default();
+        assert!(!data_folder(&mut checks, folder.path()).await);
+        check(&checks, "server", Standing::Ok, "No server");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_somebody_has_is_wrong() {
+        let (holder, accepting) = Callback::new(Ipv4Addr::LOCALHOST.into(), 0);
+        let holding = async {
+            let invited = holder.expect([127, 0, 0, 9].into()).await.unwrap();
+            let mut config = Config::default();
+            config.server.listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, invited.port)));
+            config.server.callback.bind = Ipv4Addr::LOCALHOST.into();
+            let mut checks = Checks::default();
+            ports(&mut checks, &config, false).await;
+            checks
+        };
+        let checks = tokio::select! {
+            checks = holding => checks,
+            () = accepting => panic!("the listener ended"),
+        };
+        check(&checks, "listen", Standing::Wrong, "Nobody can listen");
+        check(&checks, "callback", Standing::Ok, "is free");
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_does_not_answer_is_wrong() {
+        // Taken and given back, so nobody listens there.
+        let (holder, accepting) = Callback::new(Ipv4Addr::LOCALHOST.into(), 0);
+        let port = tokio::select! {
+            invited = holder.expect([127, 0, 0, 9].into()) => invited.unwrap().port,
+            () = accepting => panic!("the listener ended"),
+        };
+        let (_folder, mut checks, config) = read(&format!(
+            "mqtt: {{ broker: \"mqtt://127.0.0.1:{port}\", username: u, password: cAnArY }}\n"
+        ));
+        broker(&mut checks, &config.unwrap()).await;
+        check(&checks, "broker", Standing::Wrong, "cannot be reached");
+        assert!(!format!("{checks:?}").contains("cAnArY"));
+    }
+
+    #[test]
+    fn a_clock_that_has_gone_backwards_is_wrong() {
+        let folder = private_folder();
+        let mut checks = Checks::default();
+        clock(&mut checks, folder.path());
+        check(&checks, "clock", Standing::Ok, "can be");
+        let path = folder.path().join(DATABASE);
+        let file = fs::File::create(&path).unwrap();
+        let later = file.metadata().unwrap().modified().unwrap() + Duration::from_hours(1);
+        file.set_modified(later).unwrap();
+        let mut checks = Checks::default();
+        clock(&mut checks, folder.path());
+        check(&checks, "clock", Standing::Wrong, "backwards");
+    }
+
+    #[test]
+    fn a_range_behind_a_router_and_one_too_large_for_the_table_are_told() {
+        let (_folder, mut checks, config) = read(
+            "server: { allowed_networks: [loopback, 203.0.113.0/24, 10.0.0.0/8] }\n\
+             ir_remote_ota: { network_range: [127.0.0.0/24, 203.0.113.0/24, 10.9.0.0/16], allow_large_scan: true }\n",
+        );
+        network(&mut checks, &config.unwrap());
+        check(&checks, "scan", Standing::Ok, "127.0.0.0/24 is on");
+        check(
+            &checks,
+            "scan",
+            Standing::Warning,
+            "203.0.113.0/24 lies behind a router",
+        );
+        if net::neighbours_max().is_some_and(|max| max < 65_536) {
+            check(&checks, "neighbours", Standing::Warning, "slowed down");
+        }
+    }
+
+    #[test]
+    fn interfaces_that_are_down_or_our_own_take_no_multicast() {
+        let folder = private_folder();
+        for (name, flags) in [
+            ("eth0", "0x1003"),
+            ("lo", "0x9"),
+            ("lo2", "0x1009"),
+            ("eth1", "0x1002"),
+            ("tun0", "0x91"),
+        ] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join("flags"), format!("{flags}\n")).unwrap();
+        }
+        assert_eq!(interfaces_with_multicast(folder.path()), ["eth0"]);
+        assert!(interfaces_with_multicast(&folder.path().join("none")).is_empty());
+    }
+
+    #[test]
+    fn certificates_and_folders_that_are_named_must_be_there() {
+        let (folder, mut checks, config) =
+            read("server: { tls: { cert: cert.pem, key: key.pem, client_ca: ca.pem } }\nfirmware_path: fw\n");
+        let config = config.unwrap();
+        fs::write(folder.path().join("cert.pem"), "-----BEGIN CERTIFICATE-----\n").unwrap();
+        fs::write(folder.path().join("key.pem"), "nothing").unwrap();
+        fs::set_permissions(folder.path().join("key.pem"), fs::Permissions::from_mode(0o644)).unwrap();
+        certificates(&mut checks, &config);
+        firmware_folder(&mut checks, &config);
+        check(&checks, "certificate", Standing::Ok, "cert.pem");
+        check(&checks, "certificate", Standing::Wrong, "key.pem is no PEM file");
+        check(&checks, "certificate", Standing::Wrong, "ca.pem cannot be read");
+        check(&checks, "private-key", Standing::Warning, "everybody");
+        check(&checks, "firmware-folder", Standing::Wrong, "cannot be read");
+    }
 }

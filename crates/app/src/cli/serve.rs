@@ -1,5 +1,6 @@
 //! `reflash serve`.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -94,16 +95,16 @@ fn tell(managed: bool, notice: &Notice<'_>) {
 fn told_of_reload(reloaded: &Reloaded) -> String {
     let mut text = "The configuration was read again.\n".to_owned();
     for change in &reloaded.changes {
-        text += &format!("  {change}\n");
+        let _ = writeln!(text, "  {change}");
     }
     for change in &reloaded.after_restart {
-        text += &format!("  after a restart: {change}\n");
+        let _ = writeln!(text, "  after a restart: {change}");
     }
     if reloaded.changes.is_empty() && reloaded.after_restart.is_empty() {
         text += "  Nothing has changed.\n";
     }
     for warning in &reloaded.warnings {
-        text += &format!("  warning: {warning}\n");
+        let _ = writeln!(text, "  warning: {warning}");
     }
     text
 }

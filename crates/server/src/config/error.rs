@@ -174,7 +174,11 @@ fn snippet(lines: &[&str], at: At, show: Show, known: fn(&str) -> Known) -> Opti
             slice(start, end),
             masked_after(&slice(end, characters.len())),
         ),
-        Show::Nothing => (masked_before(&slice(0, start)), MASK.to_owned(), String::new()),
+        Show::Nothing => {
+            let before = masked_before(&slice(0, start));
+            let before = before.strip_suffix(MASK).unwrap_or(&before).to_owned();
+            (before, MASK.to_owned(), String::new())
+        }
     };
     let before = printable(&before, MAX_SHOWN);
     let fault = printable(&fault, MAX_SHOWN);

@@ -686,6 +686,8 @@ fn a_secret_beside_a_mistake_is_masked() {
         "ir_remote_ota:\n  ota_password:CANARY\n",
         "ir_remote_ota:\n  http_port: 80\n  ota_password CANARY\n",
         "ir_remote_ota:\n  http_port: 80\n    ota_password: CANARY\n",
+        "ir_remote_ota:\n  http_port: 80\n    ota_password CANARY\n",
+        "ir_remote_ota:\n  devices:\n    - ip: 192.168.1.2\n      name: Hall\n        password CANARY\u{7}\n",
         "ir_remote_ota:\n  http_port: \"80\n  ota_password: CANARY\n  x: \"\n",
         "ir_remote_ota:\n  ota_password: \"CANARY\n",
         "ir_remote_ota:\n  ota_password: !CANARY\n",
@@ -862,6 +864,39 @@ fn what_changed_is_told_in_words_and_whether_it_needs_a_restart() {
             .iter()
             .all(|change| change.needs_restart)
     );
+}
+
+#[test]
+fn the_guide_names_every_key_and_its_examples_are_read() {
+    let guide = fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../docs/guide/configuration.md"
+    ))
+    .unwrap();
+    for (place, keys) in keys::PLACES {
+        for key in *keys {
+            assert!(
+                guide.contains(&format!("`{key}`")),
+                "{place}: `{key}` is not in the guide"
+            );
+        }
+    }
+    let mut n_examples = 0;
+    for block in guide.split("```yaml\n").skip(1) {
+        let (example, _) = block.split_once("```").unwrap();
+        let names = example.split("!secret ").skip(1);
+        let names: BTreeSet<&str> = names
+            .filter_map(|rest| rest.split([' ', ',', '}', '\n']).next())
+            .collect();
+        let secrets: Vec<String> = names
+            .iter()
+            .map(|name| format!("{name}: \"https://x\"\n"))
+            .collect();
+        let (_folder, path) = folder(example, Some(&secrets.concat()));
+        load(&path).unwrap_or_else(|error| panic!("{example}\n{error}"));
+        n_examples += 1;
+    }
+    assert!(n_examples > 10, "{n_examples}");
 }
 
 proptest! {

@@ -162,10 +162,12 @@ fn device(row: FleetRow) -> Option<Device> {
 }
 
 impl Repository {
-    /// Looks at the feeds now, whether they are due or not: all that are in use and all indexes, or those named, in use or not.
+    /// Looks at the feeds now, whether they are due or not: at all that are in use and all indexes, or at those named.
     ///
-    /// A name is that of a feed (`komfovent-C6`) or of a family (`komfovent`).
+    /// A name is that of a feed (`komfovent-C6`), in use or not, or of a family (`komfovent`): then all of its feeds that are
+    /// in use, or all of them where none is.
     pub async fn check_feeds(&self, names: &[String]) -> Result<Vec<FeedView>, CheckError> {
+        let settings = self.settings();
         let known: Vec<Feed> = self
             .inner
             .families
@@ -173,7 +175,7 @@ impl Repository {
             .flat_map(|family| family.downloads())
             .collect();
         let mut known_names: Vec<String> = known.iter().map(Feed::name).collect();
-        known_names.extend(index::names(&self.inner.settings.indexes));
+        known_names.extend(index::names(&settings.indexes));
         for name in names {
             let is_family = known.iter().any(|feed| feed.family.as_str() == name);
             if !is_family && !known_names.contains(name) {
@@ -183,13 +185,15 @@ impl Repository {
                 }));
             }
         }
-        let feeds = if names.is_empty() {
-            self.feeds_in_use().await.map_err(RepositoryError::from)?
+        let in_use = self.feeds_in_use().await.map_err(RepositoryError::from)?;
+        let feeds: Vec<Feed> = if names.is_empty() {
+            in_use
         } else {
             let is_named = |feed: &Feed| {
-                names
-                    .iter()
-                    .any(|name| *name == feed.name() || name == feed.family.as_str())
+                let whole_family = names.iter().any(|name| name == feed.family.as_str());
+                let is_used = in_use.iter().any(|used| used.name() == feed.name());
+                let none_used = in_use.iter().all(|used| used.family != feed.family);
+                names.contains(&feed.name()) || whole_family && (is_used || none_used)
             };
             known.into_iter().filter(is_named).collect()
         };
@@ -197,7 +201,7 @@ impl Repository {
         for feed in feeds {
             self.check(&feed, now_ms).await?;
         }
-        for (name, settings) in index::named(&self.inner.settings.indexes) {
+        for (name, settings) in index::named(&settings.indexes) {
             if names.is_empty() || names.contains(&name) {
                 index::check(self, &name, settings, now_ms).await?;
             }
@@ -207,6 +211,7 @@ impl Repository {
 
     /// Looks at the feeds that are due.
     pub(super) async fn check_due(&self, now_ms: i64) -> Result<(), RepositoryError> {
+        let settings = self.settings();
         let stored = self.inner.store.feeds().await?;
         let is_due = |name: &str, every: Duration| {
             let looked = stored.iter().find(|row| row.name == name).and_then(|row| {
@@ -218,18 +223,12 @@ impl Repository {
             due_ms(name, looked, every, now_ms) <= now_ms
         };
         for feed in self.feeds_in_use().await? {
-            let every = self
-                .inner
-                .settings
-                .check_every
-                .get(&feed.family)
-                .copied()
-                .unwrap_or(EVERY);
+            let every = settings.check_every.get(&feed.family).copied().unwrap_or(EVERY);
             if is_due(&feed.name(), every) {
                 self.check(&feed, now_ms).await?;
             }
         }
-        for (name, settings) in index::named(&self.inner.settings.indexes) {
+        for (name, settings) in index::named(&settings.indexes) {
             if is_due(&name, index::EVERY) {
                 index::check(self, &name, settings, now_ms).await?;
             }
@@ -261,7 +260,8 @@ impl Repository {
     }
 
     fn url_of(&self, feed: &Feed) -> String {
-        let configured = self.inner.settings.feed_urls.get(&feed.family);
+        let settings = self.settings();
+        let configured = settings.feed_urls.get(&feed.family);
         let url = configured.and_then(|urls| urls.get(feed.key));
         url.cloned().unwrap_or_else(|| feed.url.to_owned())
     }

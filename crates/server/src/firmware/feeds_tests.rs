@@ -338,6 +338,18 @@ async fn a_download_can_be_asked_for_by_name_and_an_unknown_name_is_told() {
         .await
         .unwrap();
     assert_eq!(feeds[0].filename.as_deref(), Some(MODERN));
+    // A family's name stands for those of its downloads that are in use.
+    house.put(&unit("C6", "C6 1.3.44.70", None)).await;
+    assert_eq!(
+        house
+            .repository
+            .check_feeds(&named("komfovent"))
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(site.asked().len(), 2);
     let error = house
         .repository
         .check_feeds(&named("komfovent-C9"))

@@ -144,6 +144,11 @@ impl Folder {
             .min()
     }
 
+    /// Another folder is watched from now on.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
     /// The folder cannot be read.
     pub(super) fn lose(&mut self, trouble: String) -> Turn {
         let turn = if self.trouble.is_none() {

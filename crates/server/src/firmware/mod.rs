@@ -3,14 +3,14 @@
 //! Images are inspected when they come; what is refused is kept and shown with its reasons, and never offered.
 
 mod catalogue;
-pub mod error;
-pub mod feeds;
+mod error;
+mod feeds;
 pub mod fetch;
 mod folder;
 mod index;
 mod judge;
 mod offers;
-pub mod settings;
+mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
 mod watch;
@@ -28,15 +28,17 @@ use model::image::{Image, ImageInfo, Inspection, Override, Refusal};
 use model::installed::Installed;
 use model::version::Relation;
 use store::{FirmwareError, FirmwareRow, FirmwareUse, Store, StoreError};
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::views::{FirmwareListView, FirmwareView, FolderView, NoteView};
 use catalogue::{Catalogue, Kept, family_of};
-use error::RepositoryError;
 use fetch::{Fetcher, Limits};
 use judge::{better, bounded_notes, first_text, inspect, open_way, other_bytes, plainly_named};
-use settings::Settings;
+
+pub use error::RepositoryError;
+pub use feeds::{CheckError, FeedFile, UnknownFeed, fetch_once};
+pub use settings::{Index, Pace, Settings};
 
 /// How many judgements of an image for a kind of device are remembered. Guess: far more than a home has kinds of devices.
 const N_FITS: usize = 4096;
@@ -185,7 +187,9 @@ struct Inner {
     store: Store,
     families: Vec<Arc<dyn Family>>,
     clock: Clock,
-    settings: Settings,
+    settings: RwLock<Arc<Settings>>,
+    /// Wakes the watch of the folder: other settings have come.
+    applied: Notify,
     fetcher: Fetcher,
     catalogue: RwLock<Arc<Catalogue>>,
     /// Why an image does not fit a kind of device, as it was found out.
@@ -231,7 +235,8 @@ impl Repository {
                 clock,
                 fetcher: fetcher(settings.limits),
                 folder: Mutex::new(folder::Folder::default()),
-                settings,
+                settings: RwLock::new(Arc::new(settings)),
+                applied: Notify::new(),
                 catalogue: RwLock::default(),
                 fits: Mutex::default(),
                 changes: broadcast::Sender::new(N_CHANGES),
@@ -254,6 +259,21 @@ impl Repository {
             () = work => {}
             () = cancel.cancelled() => {}
         }
+    }
+
+    /// Takes other settings, from now on; the bounds of downloads stay as they were at the start.
+    pub fn apply(&self, settings: Settings) {
+        *self
+            .inner
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        self.inner.applied.notify_one();
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        let settings = self.inner.settings.read();
+        Arc::clone(&settings.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Tells of every change from now on.
@@ -369,7 +389,7 @@ impl Repository {
         } else if let Some((name, other)) = rival.flatten() {
             row.state = State::Blocked;
             row.refusals = vec![other_bytes(image.file_name(), &name, other)];
-        } else if row.state == State::Approved && self.inner.settings.require_signature {
+        } else if row.state == State::Approved && self.settings().require_signature {
             row.state = State::Waiting;
         }
         if row.state == State::Quarantined {
@@ -618,8 +638,8 @@ impl Repository {
 
     /// The watch folder as it was read last; none where none is configured.
     pub fn folder(&self) -> Option<FolderView> {
-        let path = self.inner.settings.folder.as_deref()?;
-        Some(locked(&self.inner.folder).view(path))
+        let settings = self.settings();
+        Some(locked(&self.inner.folder).view(settings.folder.as_deref()?))
     }
 
     fn catalogue(&self) -> Arc<Catalogue> {

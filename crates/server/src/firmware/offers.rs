@@ -38,7 +38,8 @@ impl Repository {
         }
         let folder = locked(&self.inner.folder);
         if is_path {
-            let in_folder = self.inner.settings.folder.as_deref().and_then(|path| {
+            let settings = self.settings();
+            let in_folder = settings.folder.as_deref().and_then(|path| {
                 let rest = Path::new(word).strip_prefix(path).ok()?;
                 rest.to_str().filter(|name| !name.contains('/'))
             });

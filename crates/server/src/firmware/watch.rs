@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::error::RepositoryError;
 use super::folder::{self, Due, Turn};
+use super::settings::Pace;
 use super::{Change, ChangeKind, Repository, Source, locked};
 
 /// How long changes are gathered before the folder is read. Taste: a copy makes many, and nobody sees a tenth of a second.
@@ -24,20 +25,25 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Watches until it is dropped.
 pub(super) async fn run(repository: &Repository) {
-    let Some(path) = repository.inner.settings.folder.clone() else {
-        return;
-    };
     let woken = Arc::new(Notify::new());
     let mut watcher: Option<(RecommendedWatcher, (u64, u64))> = None;
+    let mut place: Option<PathBuf> = None;
     loop {
-        read_folder(repository, &path).await;
+        let settings = repository.settings();
+        if place != settings.folder {
+            watcher = None;
+            place.clone_from(&settings.folder);
+            locked(&repository.inner.folder).forget();
+        }
+        let Some(path) = &place else {
+            repository.inner.applied.notified().await;
+            continue;
+        };
+        read_folder(repository, path, &settings.pace).await;
         let (identity, next_due) = {
             let folder = locked(&repository.inner.folder);
             let now = repository.inner.clock.now().boot;
-            (
-                folder.identity(),
-                folder.next_due(now, &repository.inner.settings.pace),
-            )
+            (folder.identity(), folder.next_due(now, &settings.pace))
         };
         // Another folder in its place, or the same one after it had gone: the old watch is blind.
         let is_blind = match (&watcher, identity) {
@@ -49,19 +55,20 @@ pub(super) async fn run(repository: &Repository) {
             }
         };
         if is_blind && let Some(identity) = identity {
-            watcher = watch(&path, &woken).map(|watcher| (watcher, identity));
+            watcher = watch(path, &woken).map(|watcher| (watcher, identity));
             if watcher.is_some() {
                 // What changed before the watch began.
                 woken.notify_one();
             }
         }
-        let rest = repository.inner.settings.pace.rescan;
+        let rest = settings.pace.rescan;
         let rest = next_due
             .map_or(rest, |due| due.min(rest))
             .max(Duration::from_millis(10));
-        // Both are safe to drop: a change that is not waited for is kept by `Notify`.
+        // All are safe to drop: what is not waited for is kept by `Notify`.
         tokio::select! {
             () = woken.notified() => tokio::time::sleep(GATHER).await,
+            () = repository.inner.applied.notified() => {}
             () = tokio::time::sleep(rest) => {}
         }
     }
@@ -91,7 +98,7 @@ fn watch(path: &Path, woken: &Arc<Notify>) -> Option<RecommendedWatcher> {
 }
 
 /// Reads the folder once and takes in what is due.
-async fn read_folder(repository: &Repository, path: &Path) {
+async fn read_folder(repository: &Repository, path: &Path, pace: &Pace) {
     let reading = {
         let path = path.to_owned();
         patiently(repository, move || folder::list(&path)).await
@@ -114,7 +121,7 @@ async fn read_folder(repository: &Repository, path: &Path) {
     };
     let notes = reading.notes();
     let now = repository.inner.clock.now().boot;
-    let (due, turn) = locked(&repository.inner.folder).read(reading, now, &repository.inner.settings.pace);
+    let (due, turn) = locked(&repository.inner.folder).read(reading, now, pace);
     if turn == Turn::Found {
         tell(
             repository,

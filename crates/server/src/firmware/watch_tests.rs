@@ -343,3 +343,32 @@ async fn a_path_that_is_no_folder_is_a_reason() {
     let watched = watched_with(quick(), |folder| fs::write(folder, "x").unwrap()).await;
     assert!(watched.view().trouble.unwrap().contains("not a folder"));
 }
+
+#[tokio::test]
+async fn another_folder_of_the_configuration_is_watched_without_a_restart() {
+    let watched = watched().await;
+    watched.drop_file("ir_remote_v2.0.0.bin", &app("esp32c6", None, 1));
+    watched.comes("ir_remote_v2.0.0.bin").await;
+    let settings = |folder: Option<PathBuf>| Settings {
+        folder,
+        pace: quick(),
+        ..Settings::default()
+    };
+    let repository = &watched.house.repository;
+    repository.apply(settings(None));
+    assert_eq!(repository.folder(), None);
+    let other = watched.house.root.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("ir_remote_v3.0.0.bin"), app("esp32c6", None, 3)).unwrap();
+    repository.apply(settings(Some(other)));
+    watched.comes("ir_remote_v3.0.0.bin").await;
+    assert_eq!(watched.count().await, 2, "what came from the old one stays");
+    watched.drop_file("ir_remote_v4.0.0.bin", &app("esp32c6", None, 4));
+    fs::write(
+        watched.house.root.path().join("other/ir_remote_v5.0.0.bin"),
+        app("esp32c6", None, 5),
+    )
+    .unwrap();
+    watched.comes("ir_remote_v5.0.0.bin").await;
+    assert!(watched.house.view("ir_remote_v4.0.0.bin").await.is_none());
+}

@@ -125,18 +125,7 @@ impl Fleet {
         entry.row.seen_ms = Some(now.wall_ms);
         entry.row.online = true;
         let mut kept = is_new || moved;
-        if let Some(source) = how.source
-            && !entry.row.sources.iter().any(|known| known == source)
-        {
-            entry.row.sources.push(source.to_owned());
-            kept = true;
-        }
-        if let Some(host) = &how.given_as
-            && entry.row.given_as.as_ref() != Some(host)
-        {
-            entry.row.given_as = Some(host.clone());
-            kept = true;
-        }
+        kept |= note_source(entry, how);
         let came = was.state() != Standing::Online;
         let over = match &entry.conflict {
             Some(Conflict::Quarrel { until, .. }) => now.boot >= *until,
@@ -466,6 +455,24 @@ impl Fleet {
         let row = row.clone();
         self.keep(&mut state, &row);
     }
+}
+
+/// Notes who told of a device. Says whether that was news.
+fn note_source(entry: &mut Entry, how: &How) -> bool {
+    let mut news = false;
+    if let Some(source) = how.source
+        && !entry.row.sources.iter().any(|known| known == source)
+    {
+        entry.row.sources.push(source.to_owned());
+        news = true;
+    }
+    if let Some(host) = &how.given_as
+        && entry.row.given_as.as_ref() != Some(host)
+    {
+        entry.row.given_as = Some(host.clone());
+        news = true;
+    }
+    news
 }
 
 /// A device nobody has heard of before.

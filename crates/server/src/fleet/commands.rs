@@ -543,24 +543,25 @@ impl Fleet {
             .put_fleet_row(&row)
             .await
             .map_err(|error| FleetError::storing(&error))?;
-        let mut state = self.state();
-        if let Some(entry) = state.entries.get_mut(key) {
-            // A look may have come in between: only what its owner says is taken over.
-            let own = &mut entry.row;
-            own.given_as = row.given_as;
-            own.name = row.name;
-            own.username = row.username;
-            own.chip = row.chip;
-            own.slot_bytes = row.slot_bytes;
-            own.tags = row.tags;
-            own.group = row.group;
-            own.pinned = row.pinned;
-            own.skipped = row.skipped;
-            own.ota_wanted = row.ota_wanted;
-            own.sealed_password = row.sealed_password;
-            entry.offer_due = true;
+        {
+            let mut state = self.state();
+            if let Some(entry) = state.entries.get_mut(key) {
+                // A look may have come in between: only what its owner says is taken over.
+                let own = &mut entry.row;
+                own.given_as = row.given_as;
+                own.name = row.name;
+                own.username = row.username;
+                own.chip = row.chip;
+                own.slot_bytes = row.slot_bytes;
+                own.tags = row.tags;
+                own.group = row.group;
+                own.pinned = row.pinned;
+                own.skipped = row.skipped;
+                own.ota_wanted = row.ota_wanted;
+                own.sealed_password = row.sealed_password;
+                entry.offer_due = true;
+            }
         }
-        drop(state);
         // What is asked right after this shows the new offer.
         self.refresh_offers().await;
         Ok(())

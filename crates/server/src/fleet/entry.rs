@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use crate::firmware::Repository;
 use crate::views::{ConflictView, DeviceView, InstalledView, NoteView, OfferView};
 
-/// A health sample is kept at most this often unless something changed. Guess: a day of 288 points shows every trend.
-const SAMPLE_EVERY_MS: i64 = 300_000;
+/// A health sample is kept at most this often unless something changed. Guess: a day of 144 points shows every trend,
+/// and polls without a sample cost half.
+const SAMPLE_EVERY_MS: i64 = 600_000;
 /// How much an uptime may fall short of what had to be expected before it means a restart: whole seconds, and a late answer.
 const UPTIME_SLACK: Duration = Duration::from_secs(3);
 

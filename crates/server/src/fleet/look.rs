@@ -193,7 +193,7 @@ impl Fleet {
             return self.unplaced(due);
         };
         let given_as = due.given_as.as_deref();
-        let mut driver = self.driver(&due.family, address, given_as, due);
+        let mut driver = driver(&due.family, address, given_as, due);
         let look = if due.full {
             driver.probe().await
         } else {
@@ -319,24 +319,19 @@ impl Fleet {
     ) -> Result<Snapshot, Fault> {
         family.open(target(address, given_as)).probe().await
     }
+}
 
-    fn driver(
-        &self,
-        family: &Arc<dyn Family>,
-        address: IpAddr,
-        given_as: Option<&str>,
-        due: &Due,
-    ) -> Box<dyn Driver> {
-        // A weak identity is made of the host: it has to stay the same.
-        let given_as = given_as.or(match due.id.strength {
-            Strength::Weak if !due.placeholder => Some(due.id.hardware.as_str()),
-            _ => None,
-        });
-        let mut target = target(address, given_as);
-        target.notes = due.notes.clone();
-        target.chip.clone_from(&due.chip);
-        family.open(target)
-    }
+/// Talks to a device that is known.
+fn driver(family: &Arc<dyn Family>, address: IpAddr, given_as: Option<&str>, due: &Due) -> Box<dyn Driver> {
+    // A weak identity is made of the host: it has to stay the same.
+    let given_as = given_as.or(match due.id.strength {
+        Strength::Weak if !due.placeholder => Some(due.id.hardware.as_str()),
+        _ => None,
+    });
+    let mut target = target(address, given_as);
+    target.notes = due.notes.clone();
+    target.chip.clone_from(&due.chip);
+    family.open(target)
 }
 
 /// A look never logs in and never answers: it gets no password.

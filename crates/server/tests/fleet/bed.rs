@@ -27,7 +27,7 @@ pub(crate) const POLL: Duration = Duration::from_millis(150);
 
 /// Devices of one test, all on the same ports of their own addresses.
 pub(crate) struct Devices {
-    pub(crate) devices: Vec<ir_remote::Device>,
+    pub(crate) running: Vec<ir_remote::Device>,
     pub(crate) events: EventSink,
     pub(crate) ways: Ways,
 }
@@ -46,7 +46,7 @@ impl Devices {
 
     async fn try_at(addresses: &[Ipv4Addr]) -> anyhow::Result<Self> {
         let mut all = Self {
-            devices: Vec::new(),
+            running: Vec::new(),
             events: EventSink::new(),
             ways: Ways {
                 ota_port: 0,
@@ -55,24 +55,37 @@ impl Devices {
             },
         };
         for address in addresses {
-            all.add(Config::new(*address)).await?;
+            all.start(Config::new(*address), Duration::ZERO).await?;
         }
         Ok(all)
     }
 
     /// Starts one more on the common ports.
-    pub(crate) async fn add(&mut self, mut config: Config) -> anyhow::Result<usize> {
+    pub(crate) async fn add(&mut self, config: Config) -> anyhow::Result<usize> {
+        // The ports of one that was stopped are free as soon as its tasks have ended.
+        self.start(config, PATIENCE).await
+    }
+
+    async fn start(&mut self, mut config: Config, patience: Duration) -> anyhow::Result<usize> {
         config.ota_port = self.ways.ota_port;
         config.http_port = self.ways.http_port;
-        let device = ir_remote::start(config, self.events.clone()).await?;
+        let deadline = tokio::time::Instant::now() + patience;
+        let device = loop {
+            match ir_remote::start(config.clone(), self.events.clone()).await {
+                Err(_) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                started => break started?,
+            }
+        };
         self.ways.ota_port = device.ota_port();
         self.ways.http_port = device.http_port();
-        self.devices.push(device);
-        Ok(self.devices.len() - 1)
+        self.running.push(device);
+        Ok(self.running.len() - 1)
     }
 
     pub(crate) fn key(&self, idx: usize) -> String {
-        self.devices[idx]
+        self.running[idx]
             .mac()
             .to_string()
             .replace(':', "")
@@ -132,7 +145,7 @@ pub(crate) fn settings(wanted: &Wanted, ways: &Ways) -> FleetSettings {
             devices: wanted.devices.clone(),
         }],
         scan_ranges: wanted.ranges.iter().map(|range| range.parse().unwrap()).collect(),
-        scan_every: wanted.scan_every.unwrap_or(Duration::from_secs(60)),
+        scan_every: wanted.scan_every.unwrap_or(Duration::from_mins(1)),
         mdns: false,
         multicast: net::Multicast::default(),
         broker: None,
@@ -249,6 +262,6 @@ pub(crate) fn address(second: u8, third: u8, last: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, second, third, last)
 }
 
-pub(crate) fn ip(address: Ipv4Addr) -> Option<IpAddr> {
-    Some(IpAddr::V4(address))
+pub(crate) fn ip(address: Ipv4Addr) -> IpAddr {
+    IpAddr::V4(address)
 }
