@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::secrets::Sealer;
 use crate::settle;
 use crate::signals::{ends, hang_ups, watchdog};
-use crate::wiring::{api_parts, fleet_settings, listeners, open_repository};
+use crate::wiring::{api_parts, fleet_settings, listeners, open_repository, repository_settings};
 
 /// How often the database is tidied and, once a day, backed up.
 const HOUSEKEEPING: Duration = Duration::from_hours(1);
@@ -391,7 +391,7 @@ impl Server {
                 () = cancel.cancelled() => break,
                 wanted = reloads.recv() => {
                     let Some(answer) = wanted else { break };
-                    let reloaded = reload(&mut now, &options, &fleet, &site);
+                    let reloaded = reload(&mut now, &options, &fleet, &repository, &site);
                     let _ = answer.send(reloaded);
                 }
                 Some(ended) = tasks.join_next() => {
@@ -428,13 +428,20 @@ async fn first_token(
 }
 
 /// Reads the configuration again and applies what can be applied while the server runs.
-fn reload(now: &mut Config, options: &Options, fleet: &Fleet, site: &Site) -> Result<Reloaded, String> {
+fn reload(
+    now: &mut Config,
+    options: &Options,
+    fleet: &Fleet,
+    repository: &Repository,
+    site: &Site,
+) -> Result<Reloaded, String> {
     if options.config.is_none() {
         return Err("the server was started without a configuration file".to_owned());
     }
     let read = read_config(options).map_err(|error| error.text)?;
     let changes = now.diff(&read);
     fleet.apply(fleet_settings(&read, site));
+    repository.apply(repository_settings(&read));
     let in_words = |needs_restart: bool| {
         let changes = changes
             .iter()

@@ -17,7 +17,6 @@ use crate::firmware::{self, Repository};
 use crate::fleet::{ConfiguredDevice, FamilySettings, Fleet, FleetSettings};
 use crate::metrics::Metrics;
 use crate::run::{Control, ServeError};
-use crate::views::{HealthReport, NoteView};
 
 /// What the configuration says of the fleet.
 pub(crate) fn fleet_settings(config: &Config, site: &Site) -> FleetSettings {
@@ -83,9 +82,9 @@ fn configured(device: &config::ConfiguredDevice) -> ConfiguredDevice {
 }
 
 /// What the configuration says of the repository.
-fn repository_settings(config: &Config) -> firmware::settings::Settings {
+pub(crate) fn repository_settings(config: &Config) -> firmware::Settings {
     let blocks = || config.families.iter();
-    firmware::settings::Settings {
+    firmware::Settings {
         folder: config.firmware_path.clone(),
         feed_urls: blocks()
             .map(|block| (block.family.clone(), block.feed_urls.clone()))
@@ -96,13 +95,13 @@ fn repository_settings(config: &Config) -> firmware::settings::Settings {
         indexes: config
             .firmware_index
             .iter()
-            .map(|index| firmware::settings::Index {
+            .map(|index| firmware::Index {
                 url: index.url.to_string(),
                 public_key: Some(index.public_key.clone()),
             })
             .collect(),
         require_signature: config.policy.require_signature,
-        ..firmware::settings::Settings::default()
+        ..firmware::Settings::default()
     }
 }
 
@@ -149,8 +148,7 @@ pub(crate) fn api_parts(
     cancel: &CancellationToken,
 ) -> api::Parts {
     let per_second = f64::from(config.server.limits.requests_per_minute) / 60.0;
-    let (of_metrics, of_health, of_events) = (fleet.clone(), fleet.clone(), fleet.clone());
-    let (journal, firmware, control) = (store.clone(), repository.clone(), control.clone());
+    let control = control.clone();
     api::Parts {
         store: store.clone(),
         clock: engine.clock(),
@@ -163,30 +161,14 @@ pub(crate) fn api_parts(
             },
             ..ApiSettings::default()
         },
-        metrics: Arc::new(move || metrics.render(&of_metrics)),
-        health: Arc::new(move || health(&of_health, &firmware, &journal)),
+        fleet: fleet.clone(),
+        repository: repository.clone(),
+        metrics,
         reload: Arc::new(move || {
             let control = control.clone();
             Box::pin(async move { control.reload().await })
         }),
-        events: Arc::new(move || of_events.events()),
         cancel: cancel.clone(),
-    }
-}
-
-/// How the server fares: anything that works less than it should makes it degraded.
-fn health(fleet: &Fleet, _repository: &Repository, store: &Store) -> HealthReport {
-    let mut reasons = fleet.troubles();
-    if store.is_lost() {
-        reasons.push(NoteView {
-            rule: "storage".to_owned(),
-            text: "A write to the database may be lost: nothing more is stored. Restart the server once the disk is well.".to_owned(),
-        });
-    }
-    HealthReport {
-        status: if reasons.is_empty() { "ok" } else { "degraded" }.to_owned(),
-        reasons,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 

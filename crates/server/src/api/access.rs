@@ -1,5 +1,7 @@
 //! Who may do what: one table for all routes. What is not in it, nobody may.
 
+use std::time::Duration;
+
 use http::Method;
 use model::access::Role;
 
@@ -45,7 +47,14 @@ pub struct Access {
     pub action: &'static str,
     /// What it takes.
     pub takes: Takes,
+    /// How long its answer may take, where others are asked first; else as long as any.
+    pub patience: Option<Duration>,
 }
+
+/// How long a device may take to answer: it is asked several times, and may be restarting. Guess.
+const DEVICE: Option<Duration> = Some(Duration::from_mins(2));
+/// How long networks and vendors may take: a scan of the largest network that is allowed takes some 3 minutes.
+const NETWORK: Option<Duration> = Some(Duration::from_mins(10));
 
 const fn read(path: &'static str, least: Role) -> Access {
     Access {
@@ -54,6 +63,7 @@ const fn read(path: &'static str, least: Role) -> Access {
         least: Least::Role(least),
         action: "",
         takes: Takes::Json,
+        patience: None,
     }
 }
 
@@ -64,7 +74,15 @@ const fn open(path: &'static str, least: Least) -> Access {
         least,
         action: "",
         takes: Takes::Json,
+        patience: None,
     }
+}
+
+const fn patiently(access: Access, patience: Option<Duration>) -> Access {
+    // A struct update would have to drop the rest of `access`, which a constant cannot.
+    let mut access = access;
+    access.patience = patience;
+    access
 }
 
 const fn change(method: Method, path: &'static str, least: Role, action: &'static str) -> Access {
@@ -74,10 +92,11 @@ const fn change(method: Method, path: &'static str, least: Role, action: &'stati
         least: Least::Role(least),
         action,
         takes: Takes::Json,
+        patience: None,
     }
 }
 
-use Role::{Admin, Viewer};
+use Role::{Admin, Operator, Viewer};
 
 /// The table. `docs/guide/api.md` shows it, and a test holds both to each other and to the router.
 pub const TABLE: &[Access] = &[
@@ -91,8 +110,102 @@ pub const TABLE: &[Access] = &[
         least: Least::Anyone,
         action: "session.begin",
         takes: Takes::Token,
+        patience: None,
     },
     change(Method::DELETE, "/api/v1/session", Viewer, "session.end"),
+    // devices
+    read("/api/v1/devices", Viewer),
+    patiently(
+        change(Method::POST, "/api/v1/devices", Admin, "device.add"),
+        DEVICE,
+    ),
+    change(Method::POST, "/api/v1/devices/enroll", Admin, "device.enroll"),
+    read("/api/v1/devices/{id}", Viewer),
+    change(Method::PATCH, "/api/v1/devices/{id}", Admin, "device.change"),
+    change(Method::DELETE, "/api/v1/devices/{id}", Admin, "device.remove"),
+    change(
+        Method::POST,
+        "/api/v1/devices/{id}/enroll",
+        Admin,
+        "device.enroll",
+    ),
+    change(
+        Method::DELETE,
+        "/api/v1/devices/{id}/enroll",
+        Admin,
+        "device.unenroll",
+    ),
+    patiently(
+        change(Method::PUT, "/api/v1/devices/{id}/ota", Operator, "device.ota"),
+        DEVICE,
+    ),
+    change(Method::PUT, "/api/v1/devices/{id}/pin", Operator, "device.pin"),
+    change(
+        Method::DELETE,
+        "/api/v1/devices/{id}/pin",
+        Operator,
+        "device.unpin",
+    ),
+    change(Method::PUT, "/api/v1/devices/{id}/skip", Operator, "device.skip"),
+    change(
+        Method::DELETE,
+        "/api/v1/devices/{id}/skip",
+        Operator,
+        "device.unskip",
+    ),
+    change(
+        Method::PUT,
+        "/api/v1/devices/{id}/password",
+        Admin,
+        "device.password",
+    ),
+    change(
+        Method::POST,
+        "/api/v1/devices/{id}/replace",
+        Admin,
+        "device.replace",
+    ),
+    read("/api/v1/devices/{id}/health", Viewer),
+    read("/api/v1/discovery", Viewer),
+    patiently(
+        change(Method::POST, "/api/v1/discovery/scan", Operator, "discovery.scan"),
+        NETWORK,
+    ),
+    // firmware
+    read("/api/v1/firmware", Viewer),
+    Access {
+        method: Method::POST,
+        path: "/api/v1/firmware",
+        least: Least::Role(Admin),
+        action: "firmware.add",
+        takes: Takes::Image,
+        patience: DEVICE,
+    },
+    patiently(
+        change(Method::POST, "/api/v1/firmware/check", Operator, "firmware.check"),
+        NETWORK,
+    ),
+    read("/api/v1/firmware/{sha256}", Viewer),
+    change(
+        Method::DELETE,
+        "/api/v1/firmware/{sha256}",
+        Admin,
+        "firmware.remove",
+    ),
+    change(
+        Method::POST,
+        "/api/v1/firmware/{sha256}/approve",
+        Admin,
+        "firmware.approve",
+    ),
+    read("/api/v1/firmware/{sha256}/notes", Viewer),
+    change(
+        Method::PUT,
+        "/api/v1/firmware/{sha256}/notes",
+        Admin,
+        "firmware.notes",
+    ),
+    read("/api/v1/firmware/{sha256}/image", Operator),
     // the server itself
     read("/api/v1/settings", Viewer),
     change(Method::PATCH, "/api/v1/settings", Admin, "settings.change"),

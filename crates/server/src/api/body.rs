@@ -178,6 +178,18 @@ impl<T> Edit<T> {
     }
 }
 
+impl<T> Edit<T> {
+    /// As the fleet has it: what is none stays, and an inner none takes away.
+    #[expect(clippy::option_option, reason = "it is how the fleet says it")]
+    pub(crate) fn nested(self) -> Option<Option<T>> {
+        match self {
+            Self::Keep => None,
+            Self::Clear => Some(None),
+            Self::Set(value) => Some(Some(value)),
+        }
+    }
+}
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Edit<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         // A missing field never comes here: it is the default.

@@ -214,7 +214,7 @@ impl Reader {
         match events.first() {
             Some(first) if first.seq > self.last + 1 => self.ready.push_back(gap(self.last, first.seq - 1)),
             Some(_) => {}
-            None if self.live.is_none() => self.live = Some((self.api.events)()),
+            None if self.live.is_none() => self.live = Some(self.api.fleet.events()),
             None => self.behind = false,
         }
         for event in events {

@@ -103,6 +103,7 @@ pub(crate) async fn guard(State(api): State<Api>, request: Request, next: Next) 
     let passed = pass(&api, request, next).await;
     let mut response = as_problem(passed.unwrap_or_else(IntoResponse::into_response));
     dress(response.headers_mut());
+    api.metrics.requested(response.status().as_u16());
     response
 }
 
@@ -242,7 +243,8 @@ async fn change(
     let request = Request::from_parts(parts, Body::from(body));
     // On its own, so that a client who hangs up does not leave half a change, or one that nobody wrote down.
     let task = api.inner.tasks.spawn(running.run(request, next));
-    match tokio::time::timeout(api.settings.request_timeout, task).await {
+    let patience = access.patience.unwrap_or(api.settings.request_timeout);
+    match tokio::time::timeout(patience, task).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(_)) => Err(Failure::internal()),
         Err(_) => Err(too_slow("this takes longer than a request may; it goes on")),

@@ -7,7 +7,9 @@ mod access;
 mod audit;
 mod auth;
 mod body;
+mod devices;
 mod events;
+mod firmware;
 mod guard;
 mod host;
 mod listen;
@@ -32,12 +34,13 @@ use engine::Clock;
 use http::StatusCode;
 use ipnet::IpNet;
 use store::Store;
-use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::views::{EventView, HealthReport};
+use crate::firmware::Repository;
+use crate::fleet::Fleet;
+use crate::metrics::Metrics;
 
 pub use access::{Access, Least, TABLE, Takes};
 pub use audit::{AuditCheckView, AuditView};
@@ -106,14 +109,14 @@ pub struct Parts {
     pub clock: Clock,
     /// What the configuration says.
     pub settings: ApiSettings,
-    /// The Prometheus text of `/metrics`.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    /// How the server fares.
-    pub health: Arc<dyn Fn() -> HealthReport + Send + Sync>,
+    /// The devices.
+    pub fleet: Fleet,
+    /// The firmware.
+    pub repository: Repository,
+    /// What is counted.
+    pub metrics: Metrics,
     /// Reads the configuration again.
     pub reload: Reload,
-    /// Listens to what happens from now on.
-    pub events: Arc<dyn Fn() -> broadcast::Receiver<EventView> + Send + Sync>,
     /// Ends the streams of events.
     pub cancel: CancellationToken,
 }
@@ -196,6 +199,8 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(system::routes())
         .merge(sessions::routes())
         .merge(settings::routes())
+        .merge(devices::routes())
+        .merge(firmware::routes())
         .merge(events::routes())
         .merge(audit::routes())
         .merge(tokens::routes())

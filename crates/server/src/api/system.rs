@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::auth::{Identity, Via};
 use super::problem::Failure;
 use super::{Api, OPENAPI, Reloaded};
-use crate::views::{HealthReport, Problem};
+use crate::views::{HealthReport, NoteView, Problem};
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
@@ -30,12 +30,24 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
 /// Without a token only the status is told, not what is wrong nor which version runs.
 #[utoipa::path(get, path = "/health", tag = "server", responses((status = 200, body = HealthReport)))]
 async fn health(State(api): State<Api>, identity: Option<axum::Extension<Identity>>) -> Json<HealthReport> {
-    let mut report = (api.health)();
-    if identity.is_none() {
-        report.reasons.clear();
-        report.version.clear();
+    let mut reasons = api.fleet.troubles();
+    reasons.extend(api.repository.troubles().await);
+    if api.store.is_lost() {
+        reasons.push(NoteView {
+            rule: "database-lost".to_owned(),
+            text: "A write to the database may be lost; nothing more is written until the server is started again.".to_owned(),
+        });
     }
-    Json(report)
+    let status = if reasons.is_empty() { "ok" } else { "degraded" };
+    let (reasons, version) = match identity {
+        Some(_) => (reasons, env!("CARGO_PKG_VERSION")),
+        None => (Vec::new(), ""),
+    };
+    Json(HealthReport {
+        status: status.to_owned(),
+        reasons,
+        version: version.to_owned(),
+    })
 }
 
 /// Metrics in the text format of Prometheus.
@@ -45,7 +57,7 @@ async fn health(State(api): State<Api>, identity: Option<axum::Extension<Identit
 ))]
 async fn metrics(State(api): State<Api>) -> Response {
     let content_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    ([(CONTENT_TYPE, content_type)], (api.metrics)()).into_response()
+    ([(CONTENT_TYPE, content_type)], api.metrics.render(&api.fleet)).into_response()
 }
 
 /// This contract.

@@ -167,7 +167,7 @@ impl Bed {
             Store::clone(&store),
             families,
             engine.clock(),
-            server::firmware::settings::Settings::default(),
+            server::firmware::Settings::default(),
         )
         .await
         .unwrap();
