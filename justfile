@@ -28,6 +28,19 @@ deny:
 demo *ARGUMENTS:
     cargo run --release -- demo {{ ARGUMENTS }}
 
+# The server, with its data in target/data: just serve --config reflash.yaml
+serve *ARGUMENTS:
+    cargo run --release -- serve --data target/data {{ ARGUMENTS }}
+
+# Ask that server: just ask device list
+ask *ARGUMENTS:
+    cargo run --release -- {{ ARGUMENTS }} --data target/data
+
+# Manual pages and completions, for a package: just pages target/pages
+pages FOLDER:
+    cargo run --release -- man --output {{ FOLDER }}/man1
+    for shell in bash zsh fish; do cargo run --release -- completions $shell > {{ FOLDER }}/reflash.$shell; done
+
 # Simulated devices: just sim ir-remote --count 4 --bind 127.0.0.2
 sim *ARGUMENTS:
     cargo run --release -- simulate {{ ARGUMENTS }}

@@ -348,10 +348,10 @@ mod tests {
     fn every_topic_is_subscribed_to_once_under_the_prefix() {
         let lookouts = [
             Lookout::Mqtt {
-                topic: "home/+/status",
+                topic: "home/+/status".to_owned(),
             },
             Lookout::Mqtt {
-                topic: "home/+/status",
+                topic: "home/+/status".to_owned(),
             },
             Lookout::Mdns {
                 service: "_http._tcp",

@@ -18,12 +18,19 @@ use tokio::sync::mpsc;
 
 use support::{SOON, listener};
 
-const STATUS: Lookout = Lookout::Mqtt {
-    topic: "home/ir_remote_mini/status",
-};
-const STATUSES: Lookout = Lookout::Mqtt {
-    topic: "home/ir_remote_mini/+/status",
-};
+fn topic(topic: &str) -> Lookout {
+    Lookout::Mqtt {
+        topic: topic.to_owned(),
+    }
+}
+
+fn status() -> Lookout {
+    topic("home/ir_remote_mini/status")
+}
+
+fn statuses() -> Lookout {
+    topic("home/ir_remote_mini/+/status")
+}
 
 /// One packet of MQTT 3.1.1: first byte and body.
 fn read_packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
@@ -142,7 +149,7 @@ async fn what_devices_tell_is_heard_and_nothing_is_published() {
             .write_all(&publish("home/ir_remote_mini/aa/status", b"{}"))
             .unwrap();
     });
-    let seen = hear(&broker, &[STATUS, STATUSES], 2).await.unwrap();
+    let seen = hear(&broker, &[status(), statuses()], 2).await.unwrap();
     assert_eq!(
         seen,
         [
@@ -168,7 +175,7 @@ async fn a_prefix_is_subscribed_to_and_taken_off() {
         prefix: "garden/".to_owned(),
         ..broker
     };
-    let seen = hear(&broker, &[STATUS], 1).await.unwrap();
+    let seen = hear(&broker, &[status()], 1).await.unwrap();
     assert_eq!(seen, [message("home/ir_remote_mini/status", b"1")]);
     let subscription = String::from_utf8_lossy(&thread.join().unwrap()[1]).into_owned();
     assert!(
@@ -188,7 +195,7 @@ async fn a_message_too_long_for_a_status_is_passed_over() {
             .write_all(&publish("home/ir_remote_mini/status", &vec![b'x'; 64 * 1024]))
             .unwrap();
     });
-    let seen = hear(&broker, &[STATUS], 1).await.unwrap();
+    let seen = hear(&broker, &[status()], 1).await.unwrap();
     assert_eq!(
         seen,
         [message("home/ir_remote_mini/status", &vec![b'x'; 64 * 1024])]
@@ -209,7 +216,7 @@ async fn a_packet_without_end_ends_the_connection() {
         }
     });
     let began = Instant::now();
-    let error = hear(&broker, &[STATUS], 1).await.unwrap_err();
+    let error = hear(&broker, &[status()], 1).await.unwrap_err();
     assert!(began.elapsed() < SOON / 2, "the broker gave up, and not we");
     assert!(matches!(error, MqttError::Connection(_)), "{error:?}");
 }
@@ -217,13 +224,13 @@ async fn a_packet_without_end_ends_the_connection() {
 #[tokio::test]
 async fn who_is_refused_is_told_why() {
     let (refusing, _thread) = broker(4, 0, |_| {});
-    let error = hear(&refusing, &[STATUS], 1).await.unwrap_err();
+    let error = hear(&refusing, &[status()], 1).await.unwrap_err();
     assert!(
         error.to_string().contains("wrong user name or password"),
         "{error}"
     );
     let (deaf, _thread) = broker(0, 0x80, |_| {});
-    let error = hear(&deaf, &[STATUS], 1).await.unwrap_err();
+    let error = hear(&deaf, &[status()], 1).await.unwrap_err();
     assert!(
         matches!(&error, MqttError::NotSubscribed { topic } if topic == "home/ir_remote_mini/status"),
         "{error:?}"
@@ -238,7 +245,7 @@ async fn credentials_are_sent_and_told_to_nobody() {
         password: Some("canary-7".to_owned().into()),
         ..broker
     };
-    let error = hear(&broker, &[STATUS], 1).await.unwrap_err();
+    let error = hear(&broker, &[status()], 1).await.unwrap_err();
     assert!(
         !format!("{error} {error:?} {broker:?}").contains("canary"),
         "{error:?}"
@@ -254,10 +261,10 @@ async fn a_broker_that_goes_or_is_not_there_is_an_error_at_once() {
         stream.shutdown(std::net::Shutdown::Both).unwrap();
     });
     let began = Instant::now();
-    let error = hear(&leaving, &[STATUS], 1).await.unwrap_err();
+    let error = hear(&leaving, &[status()], 1).await.unwrap_err();
     assert!(matches!(error, MqttError::Connection(_)), "{error:?}");
     let absent = Broker::at("mqtt://127.83.2.1:1").unwrap();
-    let error = hear(&absent, &[STATUS], 1).await.unwrap_err();
+    let error = hear(&absent, &[status()], 1).await.unwrap_err();
     assert!(matches!(error, MqttError::Connection(_)), "{error:?}");
     assert!(began.elapsed() < SOON);
 }
@@ -271,7 +278,7 @@ async fn what_is_no_broker_is_an_error() {
             let (mut stream, _) = listener.accept().unwrap();
             let _ = stream.write_all(said);
         });
-        let error = hear(&broker, &[STATUS], 1).await.unwrap_err();
+        let error = hear(&broker, &[status()], 1).await.unwrap_err();
         assert!(matches!(error, MqttError::Connection(_)), "{error:?}");
         thread.join().unwrap();
     }
@@ -285,7 +292,7 @@ async fn nobody_listening_and_nothing_to_hear_are_ends() {
     let (broker, _thread) = broker(0, 0, |_| {});
     drop(sightings);
     assert!(matches!(
-        mqtt(&broker, &[STATUS], &out).await,
+        mqtt(&broker, &[status()], &out).await,
         MqttError::NobodyListens
     ));
 }
@@ -297,7 +304,7 @@ async fn a_secret_broker_needs_authorities_that_can_be_read_and_vouch_for_it() {
         ca: Some(folder.path().join("none.pem")),
         ..Broker::at("mqtts://127.0.0.1:1").unwrap()
     };
-    let error = hear(&missing, &[STATUS], 1).await.unwrap_err();
+    let error = hear(&missing, &[status()], 1).await.unwrap_err();
     assert!(matches!(error, MqttError::Ca { .. }), "{error:?}");
     // No authority in it: nothing is believed.
     let (plain, _thread) = broker(0, 0, |_| {});
@@ -307,7 +314,7 @@ async fn a_secret_broker_needs_authorities_that_can_be_read_and_vouch_for_it() {
         ca: Some(path),
         ..Broker::at(&plain.url.as_str().replace("mqtt:", "mqtts:")).unwrap()
     };
-    let error = hear(&empty, &[STATUS], 1).await.unwrap_err();
+    let error = hear(&empty, &[status()], 1).await.unwrap_err();
     assert!(matches!(error, MqttError::Tls(_)), "{error:?}");
 }
 
@@ -393,7 +400,7 @@ async fn mosquitto_hands_on_what_a_device_left() {
     let heartbeat = br#"{"status":"online","device":"ir_receiver_mini"}"#;
     mosquitto.retain("home/ir_remote_mini/status", heartbeat);
     let broker = Broker::at(&format!("mqtt://127.0.0.1:{}", mosquitto.port)).unwrap();
-    let seen = hear(&broker, &[STATUS, STATUSES], 1).await.unwrap();
+    let seen = hear(&broker, &[status(), statuses()], 1).await.unwrap();
     assert_eq!(seen, [message("home/ir_remote_mini/status", heartbeat)]);
 }
 
@@ -403,7 +410,7 @@ async fn mosquitto_refuses_a_stranger() {
         return;
     };
     let broker = Broker::at(&format!("mqtt://127.0.0.1:{}", mosquitto.port)).unwrap();
-    let error = hear(&broker, &[STATUS], 1).await.unwrap_err();
+    let error = hear(&broker, &[status()], 1).await.unwrap_err();
     assert!(matches!(error, MqttError::Refused { .. }), "{error:?}");
 }
 
@@ -433,12 +440,12 @@ async fn mosquitto_with_a_certificate_is_believed_only_by_its_own_authority() {
         ..Broker::at(&format!("mqtts://127.0.0.1:{}", mosquitto.port)).unwrap()
     };
     for ca in [Some(other.as_path()), None] {
-        let error = hear(&broker(ca), &[STATUS], 1).await.unwrap_err();
+        let error = hear(&broker(ca), &[status()], 1).await.unwrap_err();
         assert!(matches!(error, MqttError::Tls(_)), "{ca:?}: {error:?}");
     }
     // Let in, it listens until it is told to stop.
     let (out, _sightings) = mpsc::channel(1);
     let believed = broker(Some(&certificate));
-    let listening = tokio::time::timeout(Duration::from_secs(2), mqtt(&believed, &[STATUS], &out)).await;
+    let listening = tokio::time::timeout(Duration::from_secs(2), mqtt(&believed, &[status()], &out)).await;
     assert!(listening.is_err(), "{listening:?}");
 }

@@ -384,7 +384,9 @@ async fn without_a_question_nobody_is_dialed() {
         Lookout::Mdns {
             service: "_arduino._tcp",
         },
-        Lookout::Mqtt { topic: "home/+" },
+        Lookout::Mqtt {
+            topic: "home/+".to_owned(),
+        },
     ];
     let seen = look(&loopback_dialer(), &on("127.81.17.0/24", lookouts)).await;
     assert_eq!(counts(&seen.coverage), [254, 0, 0, 0, 0, 0, 254]);

@@ -24,6 +24,8 @@ pub struct Ways {
     pub http_port: u16,
     /// TCP port of Modbus.
     pub modbus_port: u16,
+    /// Where devices tell their status at a broker: at this topic and `/status`, with or without a name between.
+    pub status_topic: String,
     /// Pause between two Modbus questions to one unit; its vendor asks for 500 ms.
     pub modbus_spacing: Duration,
     /// Stop a ventilation unit before its update and start it afterwards, as its vendor advises, if it ran.
@@ -38,6 +40,7 @@ impl Default for Ways {
             ota_port: proto::espota::PORT,
             http_port: 80,
             modbus_port: komfovent::modbus::PORT,
+            status_topic: "home/ir_remote_mini".to_owned(),
             modbus_spacing: komfovent::link::SPACING,
             stop_unit: false,
             pace: None,

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::device::{Device, Snapshot};
+use crate::feed::Feed;
 use crate::id::FamilyId;
 use crate::image::{Image, ImageInfo, Inspection, Refusal};
 use crate::installed::Installed;
@@ -225,6 +226,8 @@ pub enum Reason {
     Local,
     /// The device has nothing to read: no status interface.
     NoStatusApi,
+    /// The device has no switch for updates.
+    NoSwitch,
 }
 
 impl Reason {
@@ -248,6 +251,7 @@ impl Reason {
             Self::Cancelled => "cancelled",
             Self::Local => "this machine",
             Self::NoStatusApi => "no status API",
+            Self::NoSwitch => "no OTA switch",
         }
     }
 }
@@ -280,6 +284,11 @@ pub trait Family: Send + Sync {
     /// What kind of file this is, and whether it is fit for devices of this family.
     fn inspect(&self, image: &Image) -> Inspection;
 
+    /// The password that everybody knows, because the vendor ships its devices with it; none where there is none.
+    fn public_password(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Whether a device of this family can be told by asking it; one that tells nothing is only used when it is named.
     fn guessable(&self) -> bool {
         true
@@ -287,6 +296,28 @@ pub trait Family: Send + Sync {
 
     /// How `offered` stands to `installed`, by the labels alone.
     fn relate(&self, installed: &Versions, offered: &Versions) -> Relation;
+
+    /// Versions as they are shown to people and to Home Assistant, in one line.
+    fn words(&self, versions: &Versions) -> String {
+        versions.to_string()
+    }
+
+    /// The models whose devices take this image, as people call them: its chip, unless its family knows better.
+    fn models(&self, image: &ImageInfo) -> Vec<String> {
+        image.chip.iter().cloned().collect()
+    }
+
+    /// Every download that the vendor offers; none, unless the family says so.
+    fn downloads(&self) -> Vec<Feed> {
+        Vec::new()
+    }
+
+    /// The downloads that are worth a look: those for the devices that there are.
+    fn feeds(&self, fleet: &[Device]) -> Vec<Feed> {
+        let mut feeds = self.downloads();
+        feeds.retain(|feed| fleet.iter().any(|device| feed.is_for(device)));
+        feeds
+    }
 
     /// Why this image may not go to this very device; empty where it may.
     fn accepts(&self, device: &Device, image: &ImageInfo, bytes: &Image) -> Vec<Refusal>;
@@ -320,6 +351,22 @@ pub trait Family: Send + Sync {
 pub trait Driver: Send {
     /// Reads identity, versions, uptime, health and whether it takes updates.
     async fn probe(&mut self) -> Result<Snapshot, Fault>;
+
+    /// Reads what changes from one moment to the next, with as little traffic as the family can: what a poll does.
+    /// Hardware that only a closer look tells may be missing.
+    async fn glance(&mut self) -> Result<Snapshot, Fault> {
+        self.probe().await
+    }
+
+    /// Lets the device take updates, or not, and reads it back. Refused by families whose devices have no such switch.
+    async fn switch_ota(&mut self, on: bool) -> Result<Snapshot, Fault> {
+        let text = if on {
+            "These devices have no switch for updates: they always take them."
+        } else {
+            "These devices have no switch for updates, so they cannot be turned off."
+        };
+        Err(Fault::before_push(FaultKind::Refused, Reason::NoSwitch, text))
+    }
 
     /// Makes the device ready for a push (`undo` is what will be put back later), then reads it once more.
     async fn prepare(&mut self, undo: Option<&Undo>) -> Result<Snapshot, Fault>;

@@ -81,6 +81,13 @@ impl DeviceId {
         (self.strength == Strength::Hardware && is_mac).then_some(self.hardware.as_str())
     }
 
+    /// The six bytes of its MAC address, where its identity is one.
+    pub fn mac_bytes(&self) -> Option<[u8; 6]> {
+        let mut bytes = [0; 6];
+        hex::decode_to_slice(self.mac()?, &mut bytes).ok()?;
+        Some(bytes)
+    }
+
     /// Its name in routes, topics and file names: letters, digits, `-` and `_` only, and no two identities share one.
     ///
     /// The MAC address where the identity is one; else the family, one dash (two where the identity is weak) and the identity,

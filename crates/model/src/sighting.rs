@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::device::Snapshot;
 use crate::id::{DeviceId, FamilyId};
 
 /// Where a family wants discovery to look.
@@ -27,7 +28,7 @@ pub enum Lookout {
     /// Messages of an MQTT broker.
     Mqtt {
         /// The topic to subscribe to; may hold `+`.
-        topic: &'static str,
+        topic: String,
     },
     /// Registers read over Modbus TCP.
     Modbus {
@@ -103,6 +104,8 @@ pub struct Candidate {
     pub id: Option<DeviceId>,
     /// Whether this settles what it is, or a closer look has to.
     pub certainty: Certainty,
+    /// What it said of itself, where it said something; parts that only a closer look tells are missing.
+    pub told: Option<Box<Snapshot>>,
 }
 
 /// How far a sighting tells the family.

@@ -32,6 +32,14 @@ impl Versions {
             .map(|(_, text)| text.as_str())
     }
 
+    /// All parts with their texts, in the order in which the family names them.
+    pub fn parts(&self) -> Vec<(&str, &str)> {
+        self.0
+            .iter()
+            .map(|(part, text)| (part.as_str(), text.as_str()))
+            .collect()
+    }
+
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

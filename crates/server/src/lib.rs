@@ -1,4 +1,15 @@
 //! The server: the fleet as it is known, the firmware repository, and the API that offers both.
 #![warn(missing_docs)]
 
+pub mod api;
+pub mod config;
+pub mod firmware;
+pub mod fleet;
+pub mod metrics;
+pub mod run;
+pub mod secrets;
+mod settle;
+mod signals;
 pub mod views;
+mod wiring;
+pub use wiring::broker;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use model::access::Role;
 use model::firmware::State;
+use model::inventory::State as DeviceState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -45,6 +46,7 @@ pub struct DeviceView {
     /// When it was enrolled, and by whom.
     pub enrolled_ms: Option<i64>,
     /// `online`, `offline`, `unknown` (never reached), `unreadable` (answers, but not in a way that can be read).
+    #[schema(value_type = String)]
     pub state: DeviceState,
     /// Why the last look failed; null after one that went well.
     pub trouble: Option<String>,
@@ -102,32 +104,6 @@ pub struct DeviceView {
     pub conflict: Option<ConflictView>,
     /// What its owner should know.
     pub warnings: Vec<NoteView>,
-}
-
-/// How a device stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum DeviceState {
-    /// It answers.
-    Online,
-    /// It has missed three looks.
-    Offline,
-    /// It was never reached.
-    Unknown,
-    /// Something answers, and not in a way that can be read.
-    Unreadable,
-}
-
-impl DeviceState {
-    /// Its name in JSON and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Online => "online",
-            Self::Offline => "offline",
-            Self::Unknown => "unknown",
-            Self::Unreadable => "unreadable",
-        }
-    }
 }
 
 /// What a device is believed to run.
@@ -265,6 +241,21 @@ pub struct FirmwareListView {
     pub free_bytes: Option<u64>,
     /// The feeds, and how the last look at each went.
     pub feeds: Vec<FeedView>,
+    /// The folder that images can be dropped into; null where none is configured.
+    pub folder: Option<FolderView>,
+}
+
+/// The folder that images can be dropped into, as it was read last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FolderView {
+    /// Where it is on the server; only administrators see it.
+    pub path: String,
+    /// Why it cannot be read; null while it can.
+    pub trouble: Option<String>,
+    /// How many images lie in it.
+    pub n_files: u64,
+    /// Files that are left out, each with its reason.
+    pub ignored: Vec<NoteView>,
 }
 
 /// A vendor's download, as it was looked at last.

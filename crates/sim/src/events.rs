@@ -32,6 +32,10 @@ pub enum EventKind {
     Rebooting,
     /// The device is back.
     Up,
+    /// Multicast DNS: the host name is its own and was announced.
+    Announced,
+    /// MQTT: the broker let it in, and it said that it is online.
+    Published,
     /// A fault took effect.
     Fault,
 }
@@ -48,6 +52,8 @@ impl EventKind {
             Self::Received => "received",
             Self::Rebooting => "rebooting",
             Self::Up => "up",
+            Self::Announced => "announced",
+            Self::Published => "published",
             Self::Fault => "fault",
         }
     }

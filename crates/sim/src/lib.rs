@@ -9,6 +9,8 @@ mod events;
 pub mod firmware;
 pub mod ir_remote;
 pub mod komfovent;
+mod mdns;
+mod mqtt;
 
 pub use address::{Mac, nth_address};
 pub use events::{Event, EventKind, EventSink};

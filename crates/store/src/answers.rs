@@ -16,7 +16,7 @@ impl Store {
         let mut write = self.write("counting a password answer").await?;
         let answer: Option<i64> = sqlx::query_scalar(
             "insert into answer (device, counted_ms, accepted) \
-             select id, $2, false from device where id = $1 returning answer",
+             select id, $2, false from device where id = $1 and not removed returning answer",
         )
         .bind(key(id))
         .bind(wall_ms)
@@ -62,7 +62,7 @@ impl Store {
             .await?;
         let n_changed = sqlx::query(
             "update device set unlocked_answer = \
-             (select coalesce(max(answer.answer), 0) from answer where answer.device = device.id) where id = $1",
+             (select coalesce(max(answer.answer), 0) from answer where answer.device = device.id) where id = $1 and not removed",
         )
         .bind(key(id))
         .execute(write.connection())

@@ -15,7 +15,7 @@ pub enum StoreErrorKind {
     Busy,
     /// The disk is full; nothing changed, try again when there is room.
     Full,
-    /// The database's content is damaged.
+    /// The database's content is damaged, or contradicts itself.
     Corrupt,
     /// The database may not be written.
     ReadOnly,
@@ -57,6 +57,14 @@ impl StoreError {
         }
     }
 
+    pub(crate) fn corrupt(doing: &'static str) -> Self {
+        Self {
+            kind: StoreErrorKind::Corrupt,
+            doing,
+            source: None,
+        }
+    }
+
     pub(crate) fn lost(doing: &'static str) -> Self {
         Self {
             kind: StoreErrorKind::Io,
@@ -75,6 +83,7 @@ mod code {
     pub(super) const CORRUPT: i32 = 11;
     pub(super) const FULL: i32 = 13;
     pub(super) const CANTOPEN: i32 = 14;
+    pub(super) const CONSTRAINT: i32 = 19;
     pub(super) const AUTH: i32 = 23;
     pub(super) const NOTADB: i32 = 26;
     /// Extended: the shared-memory file could not grow, which is a full disk.
@@ -91,7 +100,7 @@ pub(crate) fn kind_of(error: &sqlx::Error) -> StoreErrorKind {
             match (extended, extended & 0xff) {
                 (code::IOERR_SHMSIZE, _) | (_, code::FULL) => StoreErrorKind::Full,
                 (_, code::BUSY | code::LOCKED) => StoreErrorKind::Busy,
-                (_, code::CORRUPT | code::NOTADB) => StoreErrorKind::Corrupt,
+                (_, code::CORRUPT | code::NOTADB | code::CONSTRAINT) => StoreErrorKind::Corrupt,
                 (_, code::READONLY | code::CANTOPEN | code::PERM | code::AUTH) => StoreErrorKind::ReadOnly,
                 _ => StoreErrorKind::Io,
             }
@@ -190,6 +199,203 @@ pub enum InventoryError {
         /// The device.
         device: String,
     },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a device was not removed or replaced. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveDeviceError {
+    /// It is in the middle of a job, which must be settled first.
+    #[error("job {0} of this device is not finished")]
+    JobOpen(JobId),
+    /// Something has to be put back at it first.
+    #[error("something has to be put back at this device first")]
+    UndoPending,
+    /// It would take its own place.
+    #[error("a device cannot replace itself")]
+    SameDevice,
+    /// The device was never stored, or has gone already.
+    #[error("device {device} is not known")]
+    UnknownDevice {
+        /// The device.
+        device: String,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why no back-up was made. What was there before is there still.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// There is no room for it.
+    #[error("writing a back-up to {}: the disk is full", path.display())]
+    Full {
+        /// Where it was to be.
+        path: PathBuf,
+    },
+    /// It would replace what it is to save.
+    #[error("writing a back-up to {}: that is the database itself; name another file", path.display())]
+    OntoItself {
+        /// Where it was to be.
+        path: PathBuf,
+    },
+    /// Another process was making one for too long.
+    #[error("another process is making a back-up")]
+    Busy,
+    /// The file could not be written.
+    #[error("writing a back-up to {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a back-up was not restored. The folder is as it was, except after [`RestoreError::Io`]: restore again then.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Somebody works in the folder.
+    #[error("restoring into {}: it is in use; stop the server and every other command first", folder.display())]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// It is no back-up, or is damaged.
+    #[error("restoring {}: it is damaged or no back-up of this program ({what}); take another one", path.display())]
+    Damaged {
+        /// The back-up.
+        path: PathBuf,
+        /// What was found.
+        what: Cow<'static, str>,
+    },
+    /// A newer program wrote it.
+    #[error(
+        "restoring {}: it has schema {found} and this program knows {known}; use the newer program",
+        path.display()
+    )]
+    NewerSchema {
+        /// The back-up.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The newest schema that this program knows.
+        known: i64,
+    },
+    /// There is no room for it.
+    #[error("restoring {}: the disk is full; make room and try again", path.display())]
+    Full {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// A file could not be read, written or moved.
+    #[error("restoring {}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl RestoreError {
+    pub(crate) fn of(path: &std::path::Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        if crate::open::is_full(&source) {
+            Self::Full { path }
+        } else {
+            Self::Io { path, source }
+        }
+    }
+}
+
+/// Why this process is not the server of its folder.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerLockError {
+    /// Another process is.
+    #[error("a server is at work in this folder already{}", by.as_ref().map(who).unwrap_or_default())]
+    Held {
+        /// Which one; none where it has not said.
+        by: Option<Holder>,
+    },
+    /// The lock file cannot be used.
+    #[error("locking {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+fn who(holder: &Holder) -> String {
+    format!(": process {} on {}", holder.pid, holder.host)
+}
+
+/// What an image is still needed for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FirmwareUse {
+    /// The device is believed to run it.
+    Runs {
+        /// The device, as [`model::id::DeviceId::key`] names it.
+        device: String,
+    },
+    /// The device could go back to it.
+    WayBack {
+        /// The device.
+        device: String,
+    },
+    /// The device is to stay at it.
+    Pinned {
+        /// The device.
+        device: String,
+    },
+    /// A job that is not finished brings it.
+    Job(JobId),
+}
+
+impl std::fmt::Display for FirmwareUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Runs { device } => write!(f, "device {device} runs it"),
+            Self::WayBack { device } => write!(f, "device {device} could go back to it"),
+            Self::Pinned { device } => write!(f, "device {device} is to stay at it"),
+            Self::Job(job) => write!(f, "job {job} brings it"),
+        }
+    }
+}
+
+/// Why an image was not removed or approved.
+#[derive(Debug, thiserror::Error)]
+pub enum FirmwareError {
+    /// It is needed; nothing was changed.
+    #[error("image {digest} is needed: {by}")]
+    InUse {
+        /// The image.
+        digest: Sha256,
+        /// What for: the first reason found.
+        by: FirmwareUse,
+    },
+    /// It is no image that approval helps.
+    #[error("image {digest} is {} and cannot be approved", state.name())]
+    NotApprovable {
+        /// The image.
+        digest: Sha256,
+        /// How it stands.
+        state: model::firmware::State,
+    },
+    /// It is not in the repository.
+    #[error("there is no image {0}")]
+    Unknown(Sha256),
+    /// Its file could not be removed.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -46,12 +46,7 @@ pub(crate) fn sync(folder: &Path) -> io::Result<()> {
 
 /// Waits for the lock at `path`; none when somebody kept it for too long. Dropping the file unlocks it, and so does death.
 pub(crate) async fn lock(path: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)?;
+    let file = open_lock(path)?;
     let mut waited = Duration::ZERO;
     loop {
         match file.try_lock() {
@@ -64,6 +59,33 @@ pub(crate) async fn lock(path: &Path) -> io::Result<Option<File>> {
             }
         }
     }
+}
+
+/// The lock at `path` as it stands now; none where somebody has it.
+pub(crate) fn try_lock(path: &Path) -> io::Result<Option<File>> {
+    taken(open_lock(path)?, File::try_lock)
+}
+
+/// A place among those who share the lock at `path`; none where somebody has it alone.
+pub(crate) fn try_share(path: &Path) -> io::Result<Option<File>> {
+    taken(open_lock(path)?, File::try_lock_shared)
+}
+
+fn taken(file: File, take: fn(&File) -> Result<(), TryLockError>) -> io::Result<Option<File>> {
+    match take(&file) {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::Error(source)) => Err(source),
+        Err(TryLockError::WouldBlock) => Ok(None),
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::folder;
 use crate::inventory::decode;
 use crate::open::is_full;
 
-const TEMPORARY: &str = ".part-";
+pub(crate) const TEMPORARY: &str = ".part-";
 
 /// A name under which an image came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,22 +35,14 @@ impl Store {
     /// A file that is there and whole is kept; a damaged one is replaced.
     pub async fn put_image(&self, image: &Image, wall_ms: i64) -> Result<(), ImageError> {
         let path = self.image_path(image.sha256());
+        // One process at a time: what is unfinished then is nobody's, and may go; and nobody removes it meanwhile.
+        let mut lock = self.lock_images(&path).await?;
         if !is_whole(&path, image.sha256()).await? {
-            let images = self.folder().join("images");
-            folder::make(&images).map_err(|source| failed(&path, source))?;
-            // One process at a time: what is unfinished then is nobody's, and may go.
-            let lock = folder::lock(&images.join("put.lock"))
-                .await
-                .map_err(|source| failed(&path, source))?
-                .ok_or_else(|| ImageError::Busy { path: path.clone() })?;
             let (whole, to) = (image.clone(), path.clone());
-            blocking(move || {
-                // Held to the end of the write, even if nobody waits for it any more.
-                let _lock = lock;
-                write(&to, &whole)
-            })
-            .await
-            .map_err(|source| failed(&path, source))?;
+            // The lock is held to the end of the write, even if nobody waits for it any more.
+            lock = blocking(move || write(&to, &whole).map(|()| lock))
+                .await
+                .map_err(|source| failed(&path, source))?;
             if !is_whole(&path, image.sha256()).await? {
                 return Err(ImageError::Corrupt {
                     digest: image.sha256(),
@@ -59,6 +51,7 @@ impl Store {
             }
         }
         self.put_image_name(image, wall_ms).await?;
+        drop(lock);
         Ok(())
     }
 
@@ -123,7 +116,19 @@ impl Store {
         write.commit().await
     }
 
-    fn image_path(&self, digest: Sha256) -> PathBuf {
+    /// Waits until no other process puts or removes images. `path` is what it is for.
+    pub(crate) async fn lock_images(&self, path: &Path) -> Result<fs::File, ImageError> {
+        let images = self.folder().join("images");
+        folder::make(&images).map_err(|source| failed(path, source))?;
+        folder::lock(&images.join("put.lock"))
+            .await
+            .map_err(|source| failed(path, source))?
+            .ok_or_else(|| ImageError::Busy {
+                path: path.to_owned(),
+            })
+    }
+
+    pub(crate) fn image_path(&self, digest: Sha256) -> PathBuf {
         let hex = digest.to_string();
         self.folder().join("images/sha256").join(&hex[..2]).join(&hex)
     }
@@ -174,13 +179,15 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(io::Error::other)?
 }
 
-fn failed(path: &Path, source: io::Error) -> ImageError {
+pub(crate) fn failed(path: &Path, source: io::Error) -> ImageError {
     let path = path.to_owned();
     if is_full(&source) {
         ImageError::Full { path }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use model::family::Notes;
 use model::id::{DeviceId, FamilyId, Strength};
 use model::installed::Installed;
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 
 use crate::Store;
 use crate::error::{InventoryError, StoreError};
@@ -46,10 +46,13 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut write = self.write("storing a device").await?;
         sqlx::query(
-            "insert into device (id, family, hardware, strength, address, name, seen_ms, notes) \
-             values ($1, $2, $3, $4, $5, $6, $7, $8) \
+            "insert into device \
+             (id, number, family, hardware, strength, address, name, seen_ms, first_seen_ms, notes, sources) \
+             values ($1, (select coalesce(max(number), 0) + 1 from device), $2, $3, $4, $5, $6, $7, $7, $8, $9) \
              on conflict (id) do update set address = excluded.address, \
-             name = coalesce(excluded.name, device.name), seen_ms = excluded.seen_ms",
+             name = coalesce(excluded.name, device.name), seen_ms = excluded.seen_ms, \
+             first_seen_ms = case when device.removed then excluded.first_seen_ms else device.first_seen_ms end, \
+             sources = case when device.removed then excluded.sources else device.sources end, removed = false",
         )
         .bind(key(id))
         .bind(id.family.as_str())
@@ -59,18 +62,19 @@ impl Store {
         .bind(name)
         .bind(seen_wall_ms)
         .bind(to_json(&Notes::default()))
+        .bind(to_json(&["push"]))
         .execute(write.connection())
         .await
         .map_err(write.failed())?;
         write.commit().await
     }
 
-    /// A device; none if it was never stored.
+    /// A device; none if it was never stored, was removed, or has no address.
     pub async fn device(&self, id: &DeviceId) -> Result<Option<DeviceRow>, StoreError> {
         const DOING: &str = "reading a device";
         sqlx::query(
             "select family, hardware, strength, address, name, seen_ms, enrolled_ms, notes \
-             from device where id = $1",
+             from device where id = $1 and address <> ''",
         )
         .bind(key(id))
         .fetch_optional(self.readers())
@@ -96,13 +100,15 @@ impl Store {
     /// Enrols a device; the first time stays.
     pub async fn enroll(&self, id: &DeviceId, wall_ms: i64) -> Result<(), InventoryError> {
         let mut write = self.write("enrolling a device").await?;
-        let changed = sqlx::query("update device set enrolled_ms = coalesce(enrolled_ms, $2) where id = $1")
-            .bind(key(id))
-            .bind(wall_ms)
-            .execute(write.connection())
-            .await
-            .map_err(write.failed())?
-            .rows_affected();
+        let changed = sqlx::query(
+            "update device set enrolled_ms = coalesce(enrolled_ms, $2) where id = $1 and not removed",
+        )
+        .bind(key(id))
+        .bind(wall_ms)
+        .execute(write.connection())
+        .await
+        .map_err(write.failed())?
+        .rows_affected();
         known(changed, id)?;
         Ok(write.commit().await?)
     }
@@ -110,7 +116,7 @@ impl Store {
     /// Stores what the family wants remembered of a device.
     pub async fn save_notes(&self, id: &DeviceId, notes: &Notes) -> Result<(), InventoryError> {
         let mut write = self.write("storing the notes on a device").await?;
-        let changed = sqlx::query("update device set notes = $2 where id = $1")
+        let changed = sqlx::query("update device set notes = $2 where id = $1 and not removed")
             .bind(key(id))
             .bind(to_json(notes))
             .execute(write.connection())
@@ -143,17 +149,40 @@ impl Store {
         wall_ms: i64,
     ) -> Result<(), InventoryError> {
         let mut write = self.write("storing what a device runs").await?;
-        let changed = sqlx::query("update device set installed = $2, installed_ms = $3 where id = $1")
-            .bind(key(id))
-            .bind(installed.map(to_json))
-            .bind(wall_ms)
-            .execute(write.connection())
-            .await
-            .map_err(write.failed())?
-            .rows_affected();
-        known(changed, id)?;
+        let recorded = record_installed(write.connection(), &key(id), installed, wall_ms).await;
+        known(recorded.map_err(write.failed())?, id)?;
         Ok(write.commit().await?)
     }
+}
+
+/// Records what a device runs from now on, and keeps the image before as its way back; the number of devices that took it.
+pub(crate) async fn record_installed(
+    connection: &mut SqliteConnection,
+    device: &str,
+    installed: Option<&Installed>,
+    wall_ms: i64,
+) -> Result<u64, sqlx::Error> {
+    let before: Option<String> =
+        sqlx::query_scalar("select installed from device where id = $1 and not removed")
+            .bind(device)
+            .fetch_optional(&mut *connection)
+            .await?
+            .flatten();
+    // Read leniently: a row that cannot be understood is replaced all the same.
+    let before = before.and_then(|text| from_json::<Installed>(&text).ok()?.digest);
+    let way_back = before.filter(|digest| installed.and_then(|installed| installed.digest) != Some(*digest));
+    let n_changed = sqlx::query(
+        "update device set installed = $2, installed_ms = $3, before_installed = coalesce($4, before_installed) \
+         where id = $1 and not removed",
+    )
+    .bind(device)
+    .bind(installed.map(to_json))
+    .bind(wall_ms)
+    .bind(way_back.map(|digest| digest.to_string()))
+    .execute(connection)
+    .await?
+    .rows_affected();
+    Ok(n_changed)
 }
 
 /// The device's key in the database. The strength is part of it: a host may be named like somebody's MAC address.
@@ -207,7 +236,7 @@ fn device_row(row: &SqliteRow) -> Result<DeviceRow, sqlx::Error> {
     })
 }
 
-fn strength_name(strength: Strength) -> &'static str {
+pub(crate) fn strength_name(strength: Strength) -> &'static str {
     match strength {
         Strength::Hardware => "hardware",
         Strength::Weak => "weak",

@@ -13,7 +13,7 @@ use sqlx::sqlite::SqliteRow;
 
 use crate::Store;
 use crate::error::{JournalError, StoreError};
-use crate::inventory::{decode, device_id, from_json, key, to_json};
+use crate::inventory::{decode, device_id, from_json, key, record_installed, to_json};
 use crate::lease::is_held;
 
 /// What to do with something that is kept beside the journal.
@@ -216,6 +216,19 @@ impl Store {
         .map_err(|source| StoreError::new(DOING, source))
     }
 
+    /// The devices with a job that has not had its last event, the job that was begun first at the front.
+    pub async fn devices_with_open_jobs(&self) -> Result<Vec<DeviceId>, StoreError> {
+        const DOING: &str = "reading the unfinished jobs";
+        sqlx::query(
+            "select family, hardware, strength from job join device on device.id = job.device \
+             where not job.finished order by job.job",
+        )
+        .fetch_all(self.readers())
+        .await
+        .and_then(|rows| rows.iter().map(device_id).collect())
+        .map_err(|source| StoreError::new(DOING, source))
+    }
+
     /// All events of a job, in order.
     pub async fn events(&self, job: JobId) -> Result<Vec<EventRow>, StoreError> {
         const DOING: &str = "reading the events of a job";
@@ -317,30 +330,17 @@ async fn insert(
     match event.installed {
         Change::Keep => {}
         Change::Set(installed) => {
-            record(&mut *connection, device, Some(installed), event.now.wall_ms).await?;
+            record_installed(&mut *connection, device, Some(installed), event.now.wall_ms).await?;
         }
-        Change::Clear => record(&mut *connection, device, None, event.now.wall_ms).await?,
+        Change::Clear => {
+            record_installed(&mut *connection, device, None, event.now.wall_ms).await?;
+        }
     }
     match event.undo {
         Change::Keep => Ok(()),
         Change::Set(undo) => put_undo(connection, device, Some(job), undo, event.now.wall_ms).await,
         Change::Clear => drop_undo(connection, device).await,
     }
-}
-
-async fn record(
-    connection: &mut SqliteConnection,
-    device: &str,
-    installed: Option<&Installed>,
-    wall_ms: i64,
-) -> Result<(), sqlx::Error> {
-    sqlx::query("update device set installed = $2, installed_ms = $3 where id = $1")
-        .bind(device)
-        .bind(installed.map(to_json))
-        .bind(wall_ms)
-        .execute(connection)
-        .await
-        .map(drop)
 }
 
 async fn put_undo(

@@ -62,7 +62,7 @@ impl Store {
         alive: impl Fn(&Holder) -> Liveness + Send,
     ) -> Result<LeaseGrant, LeaseError> {
         let mut write = self.write("taking the lease of a device").await?;
-        let n_devices: i64 = sqlx::query_scalar("select count(*) from device where id = $1")
+        let n_devices: i64 = sqlx::query_scalar("select count(*) from device where id = $1 and not removed")
             .bind(key(id))
             .fetch_one(write.connection())
             .await

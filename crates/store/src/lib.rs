@@ -6,8 +6,16 @@
 #![warn(missing_docs)]
 
 mod answers;
+mod audit;
+mod backup;
 mod error;
+mod events;
+mod feeds;
+mod firmware;
+mod fleet;
 mod folder;
+mod housekeeping;
+mod idempotency;
 mod images;
 mod inventory;
 mod journal;
@@ -15,23 +23,41 @@ mod lease;
 mod migrations;
 mod open;
 mod process;
+mod samples;
+mod server_lock;
+mod settings;
+mod tokens;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use sqlx::pool::PoolConnection;
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
 pub use answers::AnswerId;
+pub use audit::{AuditCheck, AuditEntry, AuditRow};
+pub use backup::Restored;
 pub use error::{
-    ImageError, InventoryError, JournalError, LeaseError, OpenError, StoreError, StoreErrorKind,
+    BackupError, FirmwareError, FirmwareUse, ImageError, InventoryError, JournalError, LeaseError, OpenError,
+    RemoveDeviceError, RestoreError, ServerLockError, StoreError, StoreErrorKind,
 };
+pub use events::FleetEvent;
+pub use feeds::FeedRow;
+pub use firmware::FirmwareRow;
+pub use fleet::FleetRow;
 pub use folder::default_folder;
+pub use housekeeping::{Housekept, Retention};
+pub use idempotency::{ANSWERS_KEPT_MS, Answered};
 pub use images::ImageName;
 pub use inventory::DeviceRow;
 pub use journal::{Change, Event, EventRow, OpenJob, PendingUndo};
 pub use lease::{GRACE_MS, LEASE_TTL_MS, LeaseGrant};
 pub use process::{Holder, Liveness, process_is_alive};
+pub use samples::{Poll, Sample};
+pub use server_lock::{ServerLock, lock_server};
+pub use tokens::TokenRow;
 
 /// An open state folder. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -44,9 +70,13 @@ struct Inner {
     folder: PathBuf,
     /// One connection: writes of this process queue here, not at the database's lock.
     writer: SqlitePool,
+    /// One more connection, for what a power cut may take back: its commits do not wait for the disk.
+    soon: SqlitePool,
     readers: SqlitePool,
     /// Set once a write could not be made durable; nothing is written from then on (RELIABILITY.md F74).
     lost: AtomicBool,
+    /// That the folder is in use, for who wants to put a back-up there.
+    _user: File,
 }
 
 impl Store {
@@ -60,8 +90,10 @@ impl Store {
             inner: Arc::new(Inner {
                 folder: folder.to_owned(),
                 writer: opened.writer,
+                soon: opened.soon,
                 readers: opened.readers,
                 lost: AtomicBool::new(false),
+                _user: opened.user,
             }),
         })
     }
@@ -74,7 +106,13 @@ impl Store {
     /// Closes the database and waits until that is done. Dropping the last clone does the same, in the background.
     pub async fn close(self) {
         self.inner.readers.close().await;
+        self.inner.soon.close().await;
         self.inner.writer.close().await;
+    }
+
+    /// Whether a write could not be made durable: nothing more is written by this process (RELIABILITY.md F74).
+    pub fn is_lost(&self) -> bool {
+        self.inner.lost.load(Ordering::SeqCst)
     }
 
     fn readers(&self) -> &SqlitePool {
@@ -83,7 +121,7 @@ impl Store {
 
     /// Begins to write; whatever is not committed is undone.
     async fn write(&self, doing: &'static str) -> Result<Write<'_>, StoreError> {
-        if self.inner.lost.load(Ordering::SeqCst) {
+        if self.is_lost() {
             return Err(StoreError::lost(doing));
         }
         // The write lock is taken at once: a read lock that grows later fails instead of waiting.
@@ -91,6 +129,29 @@ impl Store {
         let transaction = begun.map_err(|source| self.inner.write_failed(doing, source))?;
         Ok(Write {
             transaction,
+            _turn: None,
+            inner: &self.inner,
+            doing,
+        })
+    }
+
+    /// Begins to write what a power cut may take back: its commit does not wait for the disk.
+    async fn write_soon(&self, doing: &'static str) -> Result<Write<'_>, StoreError> {
+        if self.is_lost() {
+            return Err(StoreError::lost(doing));
+        }
+        let failed = |source| self.inner.write_failed(doing, source);
+        // Who writes soon queues for the writer too, so that this process still has one writer at a time.
+        let turn = self.inner.writer.acquire().await.map_err(failed)?;
+        let transaction = self
+            .inner
+            .soon
+            .begin_with("begin immediate")
+            .await
+            .map_err(failed)?;
+        Ok(Write {
+            transaction,
+            _turn: Some(turn),
             inner: &self.inner,
             doing,
         })
@@ -114,6 +175,8 @@ impl Inner {
 /// One write transaction.
 struct Write<'s> {
     transaction: Transaction<'static, Sqlite>,
+    /// The writer's place in the queue, where the transaction is on another connection. Dropped after it.
+    _turn: Option<PoolConnection<Sqlite>>,
     inner: &'s Inner,
     doing: &'static str,
 }

@@ -11,9 +11,19 @@ pub(crate) struct Migration {
 }
 
 /// All steps in order.
-pub(crate) const ALL: &[Migration] = &[Migration {
-    version: 1,
-    sql: "
+pub(crate) const ALL: &[Migration] = &[
+    Migration {
+        version: 1,
+        sql: FIRST,
+    },
+    Migration {
+        version: 2,
+        sql: FLEET,
+    },
+];
+
+/// Devices, the journal, leases, password answers, images.
+const FIRST: &str = "
 create table device (
     id text not null primary key,
     family text not null,
@@ -87,5 +97,125 @@ create table image_name (
     first_seen_ms bigint not null,
     primary key (digest, file_name)
 );
-",
-}];
+";
+
+/// What a server keeps beside: the fleet, its health, tokens, the audit, its own events, firmware, feeds.
+///
+/// A device that was removed keeps its row, emptied, because its jobs, its lease's number and its counted answers stay.
+/// Where `address` is empty a device has none, where `seen_ms` is 0 it never answered: both columns were made before that
+/// could be.
+/// A sample names its device by number, which is a fifth of its key's length.
+const FLEET: &str = "
+alter table device add column number bigint not null default 0;
+alter table device add column given_as text;
+alter table device add column sources text not null default '[]';
+alter table device add column first_seen_ms bigint not null default 0;
+alter table device add column enrolled_by text;
+alter table device add column snapshot text;
+alter table device add column online boolean not null default false;
+alter table device add column restarts bigint not null default 0;
+alter table device add column tags text not null default '[]';
+alter table device add column group_name text;
+alter table device add column pinned text;
+alter table device add column skipped text not null default '[]';
+alter table device add column username text;
+alter table device add column sealed_password blob;
+alter table device add column chip text;
+alter table device add column slot_bytes bigint;
+alter table device add column ota_wanted boolean;
+alter table device add column before_installed text;
+alter table device add column removed boolean not null default false;
+update device set first_seen_ms = seen_ms,
+    number = (select count(*) from device as other where other.id <= device.id);
+create unique index device_number on device (number);
+
+create table sample (
+    device bigint not null,
+    at_ms bigint not null,
+    online boolean not null,
+    uptime_s bigint,
+    free_heap_bytes bigint,
+    signal_dbm bigint,
+    restarted boolean not null,
+    primary key (device, at_ms)
+) without rowid;
+
+create table token (
+    token integer not null primary key,
+    name text not null,
+    role text not null,
+    hash blob unique,
+    created_ms bigint not null,
+    used_ms bigint,
+    revoked boolean not null default false
+);
+
+create table log_head (
+    log text not null primary key,
+    seq bigint not null,
+    hash text not null
+);
+insert into log_head (log, seq, hash) values ('audit', 0, ''), ('event', 0, '');
+
+create table audit (
+    seq integer not null primary key,
+    at_ms bigint not null,
+    actor text not null,
+    source text not null,
+    action text not null,
+    target text not null,
+    detail text not null,
+    hash text not null
+);
+
+create table fleet_event (
+    seq integer not null primary key,
+    at_ms bigint not null,
+    kind text not null,
+    device text,
+    detail text not null
+);
+
+create table setting (
+    name text not null primary key,
+    value text not null
+);
+
+create table request_answer (
+    request text not null,
+    actor text not null,
+    fingerprint text not null,
+    status bigint not null,
+    body text not null,
+    at_ms bigint not null,
+    primary key (request, actor)
+);
+create index request_answer_at on request_answer (at_ms);
+
+create table firmware (
+    digest text not null primary key,
+    len_bytes bigint not null,
+    file_name text not null,
+    info text not null,
+    refusals text not null,
+    state text not null,
+    source text not null,
+    origin text,
+    added_ms bigint not null,
+    approved_by text,
+    approved_ms bigint,
+    notes text
+);
+
+create table feed (
+    name text not null primary key,
+    url text not null,
+    last_checked_ms bigint,
+    last_ok_ms bigint,
+    error text,
+    file_name text,
+    digest text,
+    etag text,
+    detail text not null
+);
+";

@@ -10,12 +10,17 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection, SqlitePool};
 
+use crate::backup::{CopyError, vacuum_into};
 use crate::error::{OpenError, StoreErrorKind, kind_of};
 use crate::folder;
 use crate::migrations::Migration;
 
-const DATABASE: &str = "reflash.db";
-const LOCK: &str = "open.lock";
+pub(crate) const DATABASE: &str = "reflash.db";
+pub(crate) const LOCK: &str = "open.lock";
+/// Shared by all that have the folder open.
+pub(crate) const USERS: &str = "users.lock";
+/// A back-up on its way to become the database; where it lies, a restore was interrupted.
+pub(crate) const RESTORING: &str = "reflash.db.restoring";
 /// How long a statement waits for another process (RELIABILITY.md F73).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Guess: reads are short; as many at once as a small machine has cores.
@@ -23,9 +28,24 @@ const N_READERS: u32 = 4;
 /// How long to wait for one of our own connections: several writers, each waiting its busy timeout.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// FULL as `pragma synchronous` tells it (`sqlite.org/pragma.html#pragma_synchronous`).
+const DURABLE: &str = "2";
+/// NORMAL: a commit is in the log, and the log is written to disk with the next commit of somebody who waits for it.
+const SOON: &str = "1";
+/// How much of the database each connection keeps in memory at most, KiB: seven of them share the server's 8 MB
+/// (PERFORMANCE.md), and 1,000 devices are about 1 MB.
+const CACHE_KIB: &str = "-256";
+
+/// How long the log stays at most once its content is in the database, bytes; SQLite would leave it as long as it ever was.
+/// SQLite moves it over after 1,000 pages of 4 kB (`sqlite.org/pragma.html#pragma_wal_autocheckpoint`).
+const LOG_MAX_LEN_BYTES: &str = "8388608";
+
 pub(crate) struct Opened {
     pub(crate) writer: SqlitePool,
+    pub(crate) soon: SqlitePool,
     pub(crate) readers: SqlitePool,
+    /// That the folder is in use.
+    pub(crate) user: fs::File,
 }
 
 pub(crate) async fn open(folder: &Path, migrations: &'static [Migration]) -> Result<Opened, OpenError> {
@@ -39,6 +59,12 @@ pub(crate) async fn open(folder: &Path, migrations: &'static [Migration]) -> Res
         .await
         .map_err(|source| at.io(source))?
         .ok_or_else(|| at.busy())?;
+    let user = folder::try_share(&folder.join(USERS))
+        .map_err(|source| at.io(source))?
+        .ok_or_else(|| at.busy())?;
+    if fs::exists(folder.join(RESTORING)).map_err(|source| at.io(source))? {
+        return Err(at.corrupt("a restore was interrupted"));
+    }
     if fs::exists(&at.path).map_err(|source| at.io(source))? {
         at.check().await?;
     } else {
@@ -53,15 +79,24 @@ pub(crate) async fn open(folder: &Path, migrations: &'static [Migration]) -> Res
         .max_lifetime(None)
         .test_before_acquire(false)
         .connect_lazy_with(options(&at.path).pragma("query_only", "on"));
+    let soon = at
+        .one_writer(SOON)
+        .connect_lazy_with(writing(&at.path).synchronous(SqliteSynchronous::Normal));
     drop(lock);
-    Ok(Opened { writer, readers })
+    Ok(Opened {
+        writer,
+        soon,
+        readers,
+        user,
+    })
 }
 
-fn options(path: &Path) -> SqliteConnectOptions {
+pub(crate) fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true)
+        .pragma("cache_size", CACHE_KIB)
         .disable_statement_logging()
 }
 
@@ -69,6 +104,7 @@ fn writing(path: &Path) -> SqliteConnectOptions {
     options(path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
+        .pragma("journal_size_limit", LOG_MAX_LEN_BYTES)
 }
 
 /// What is being opened; makes the errors.
@@ -149,6 +185,14 @@ impl At {
 
     /// The one writing connection; its modes are read back whenever it is made.
     async fn writer(&self) -> Result<SqlitePool, OpenError> {
+        self.one_writer(DURABLE)
+            .connect_with(writing(&self.path))
+            .await
+            .map_err(|source| self.database(source))
+    }
+
+    /// A pool of one connection with the modes of [`writing`] and this `synchronous`.
+    fn one_writer(&self, synchronous: &'static str) -> SqlitePoolOptions {
         let path = self.path.clone();
         SqlitePoolOptions::new()
             .max_connections(1)
@@ -160,11 +204,8 @@ impl At {
             .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .after_connect(move |connection, _| {
                 let path = path.clone();
-                Box::pin(async move { read_modes_back(connection, path).await })
+                Box::pin(async move { read_modes_back(connection, path, synchronous).await })
             })
-            .connect_with(writing(&self.path))
-            .await
-            .map_err(|source| self.database(source))
     }
 
     async fn migrate(&self, writer: &SqlitePool, migrations: &'static [Migration]) -> Result<(), OpenError> {
@@ -223,13 +264,13 @@ impl At {
         let copy = with_suffix(&self.path, &format!(".schema-{found}.bak"));
         let part = with_suffix(&copy, ".part");
         remove(&part).map_err(|source| self.io(source))?;
-        // Copied into an empty file of ours, because SQLite would make one that others can read.
         create_private(&part).map_err(|source| self.io(source))?;
-        sqlx::query("vacuum into $1")
-            .bind(part.to_string_lossy().into_owned())
-            .execute(&mut *connection)
+        vacuum_into(connection, &part)
             .await
-            .map_err(|source| self.database(source))?;
+            .map_err(|error| match error {
+                CopyError::File(source) => self.io(source),
+                CopyError::Database(source) => self.database(source),
+            })?;
         fs::File::open(&part)
             .and_then(|file| file.sync_all())
             .and_then(|()| fs::rename(&part, &copy))
@@ -291,7 +332,11 @@ impl At {
 }
 
 /// Refuses a connection that does not keep what it is told: a failed switch can go unseen (RELIABILITY.md finding 7).
-async fn read_modes_back(connection: &mut SqliteConnection, path: PathBuf) -> Result<(), sqlx::Error> {
+async fn read_modes_back(
+    connection: &mut SqliteConnection,
+    path: PathBuf,
+    wanted_synchronous: &'static str,
+) -> Result<(), sqlx::Error> {
     let journal_mode: String = sqlx::query_scalar("pragma journal_mode")
         .fetch_one(&mut *connection)
         .await?;
@@ -305,8 +350,7 @@ async fn read_modes_back(connection: &mut SqliteConnection, path: PathBuf) -> Re
         .try_get(0)?;
     let modes = [
         ("journal_mode", journal_mode, "wal"),
-        // 2 is FULL (sqlite.org/pragma.html#pragma_synchronous).
-        ("synchronous", synchronous.to_string(), "2"),
+        ("synchronous", synchronous.to_string(), wanted_synchronous),
         ("foreign_keys", foreign_keys.to_string(), "1"),
     ];
     for (mode, found, wanted) in modes {
@@ -329,13 +373,13 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(suffix);
     path.into()
 }
 
-fn create_private(path: &Path) -> io::Result<()> {
+pub(crate) fn create_private(path: &Path) -> io::Result<()> {
     fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -344,7 +388,7 @@ fn create_private(path: &Path) -> io::Result<()> {
         .map(drop)
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(source),
         _ => Ok(()),
@@ -356,6 +400,8 @@ mod tests {
     use super::*;
     use crate::migrations::ALL;
 
+    /// The schema of parts 1 and 2 of this program.
+    const FIRST: &[Migration] = ALL.split_at(1).0;
     const NEXT: &[Migration] = &[
         Migration { version: 1, ..ALL[0] },
         Migration {
@@ -373,13 +419,14 @@ mod tests {
 
     async fn close(opened: Opened) {
         opened.readers.close().await;
+        opened.soon.close().await;
         opened.writer.close().await;
     }
 
     /// A folder of schema 1 with one device.
     async fn of_schema_1() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let opened = open(folder.path(), ALL).await.unwrap();
+        let opened = open(folder.path(), FIRST).await.unwrap();
         sqlx::query(
             "insert into device (id, family, hardware, strength, address, seen_ms, notes) \
              values ('a', 'f', 'a', 'weak', '127.0.0.1', 1, 'null')",
@@ -413,7 +460,7 @@ mod tests {
         assert_eq!(fs::metadata(&backup).unwrap().permissions().mode() & 0o777, 0o600);
         let restored = tempfile::tempdir().unwrap();
         fs::copy(&backup, restored.path().join(DATABASE)).unwrap();
-        let opened = open(restored.path(), ALL).await.unwrap();
+        let opened = open(restored.path(), FIRST).await.unwrap();
         assert_eq!(versions(&opened).await, [1], "the backup can be opened");
         let n_devices: i64 = sqlx::query_scalar("select count(*) from device")
             .fetch_one(&opened.readers)
@@ -423,10 +470,47 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn devices_of_the_first_schema_are_kept_and_numbered() {
+        let folder = of_schema_1().await;
+        let opened = open(folder.path(), FIRST).await.unwrap();
+        for id in ["c", "b"] {
+            sqlx::query(
+                "insert into device (id, family, hardware, strength, address, seen_ms, enrolled_ms, notes) \
+                 values ($1, 'f', $1, 'weak', '127.0.0.1', 7, 5, '{}')",
+            )
+            .bind(id)
+            .execute(&opened.writer)
+            .await
+            .unwrap();
+        }
+        close(opened).await;
+        let opened = open(folder.path(), ALL).await.unwrap();
+        assert_eq!(versions(&opened).await, [1, 2]);
+        let rows: Vec<(String, i64, i64, Option<i64>, String, bool)> = sqlx::query_as(
+            "select id, number, first_seen_ms, enrolled_ms, tags, removed from device order by id",
+        )
+        .fetch_all(&opened.readers)
+        .await
+        .unwrap();
+        let row = |id: &str, number, seen, enrolled| {
+            (id.to_owned(), number, seen, enrolled, "[]".to_owned(), false)
+        };
+        assert_eq!(
+            rows,
+            [
+                row("a", 1, 1, None),
+                row("b", 2, 7, Some(5)),
+                row("c", 3, 7, Some(5))
+            ]
+        );
+        assert!(folder.path().join("reflash.db.schema-1.bak").exists());
+    }
+
+    #[tokio::test]
     async fn a_migration_that_fails_changes_nothing() {
         let folder = of_schema_1().await;
         assert!(open(folder.path(), BROKEN).await.is_err());
-        let opened = open(folder.path(), ALL).await.unwrap();
+        let opened = open(folder.path(), FIRST).await.unwrap();
         assert_eq!(versions(&opened).await, [1]);
         close(opened).await;
         let opened = open(folder.path(), NEXT).await.unwrap();
@@ -437,7 +521,7 @@ mod tests {
     async fn a_newer_schema_is_refused() {
         let folder = of_schema_1().await;
         close(open(folder.path(), NEXT).await.unwrap()).await;
-        let opened = open(folder.path(), ALL).await;
+        let opened = open(folder.path(), FIRST).await;
         assert!(matches!(
             opened,
             Err(OpenError::NewerSchema {
@@ -462,7 +546,7 @@ mod tests {
             .await
             .unwrap();
         connection.close().await.unwrap();
-        let opened = open(folder.path(), ALL).await;
+        let opened = open(folder.path(), FIRST).await;
         assert!(matches!(opened, Err(OpenError::Corrupt { .. })));
     }
 
@@ -484,7 +568,7 @@ mod tests {
         ];
         for (options, expected) in weak {
             let mut connection = options.connect().await.unwrap();
-            let read = read_modes_back(&mut connection, path.clone()).await;
+            let read = read_modes_back(&mut connection, path.clone(), DURABLE).await;
             connection.close().await.unwrap();
             let at = At {
                 folder: folder.path().to_owned(),
@@ -501,7 +585,7 @@ mod tests {
     #[tokio::test]
     async fn readers_cannot_write() {
         let folder = of_schema_1().await;
-        let opened = open(folder.path(), ALL).await.unwrap();
+        let opened = open(folder.path(), FIRST).await.unwrap();
         assert!(
             sqlx::query("delete from device")
                 .execute(&opened.readers)

@@ -1,9 +1,5 @@
 //! What the store says when its folder is damaged, foreign, closed or full, and when its process is killed.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "helpers of tests are tests"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 
@@ -11,14 +7,16 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use common::{ADDRESS, DIGEST, device, event, id, open};
+use common::children::{Killed, can_inject, child, childs_folder, fill, run_on_disk, told_seqs};
+use common::{ADDRESS, DIGEST, audit_entry, device, event, firmware_row, fleet_row, id, open, poll};
 use model::image::Image;
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions as _, Connection as _};
 use store::{
-    Holder, ImageError, JournalError, LeaseGrant, OpenError, Store, StoreErrorKind, process_is_alive,
+    Holder, ImageError, JournalError, LeaseGrant, OpenError, Retention, Store, StoreErrorKind,
+    process_is_alive,
 };
 
 fn database(folder: &Path) -> PathBuf {
@@ -32,9 +30,30 @@ async fn filled() -> tempfile::TempDir {
         let store = device(folder.path(), name).await;
         write_job(&store, name, 40).await;
         store.count_answer(&id(name), 1).await.unwrap();
+        keep_books(&store, name, 10).await;
         store.close().await;
     }
     folder
+}
+
+/// Some of everything that a server keeps beside the journal.
+async fn keep_books(store: &Store, name: &str, n_rows: i64) {
+    let token: [u8; 32] = std::array::from_fn(|_| name.as_bytes()[0]);
+    store
+        .create_token(name, model::access::Role::Viewer, token, 1)
+        .await
+        .unwrap();
+    store.set_setting(name, Some(&json!([1, 2]))).await.unwrap();
+    let image = Image::new(name, name.as_bytes().to_vec());
+    store.put_firmware(&firmware_row(&image)).await.unwrap();
+    for n in 1..=n_rows {
+        store.save_polls(&[poll(name, n)]).await.unwrap();
+        store.append_audit(&audit_entry(name)).await.unwrap();
+        store
+            .append_event("device.found", Some(name), &json!(n), n)
+            .await
+            .unwrap();
+    }
 }
 
 async fn write_job(store: &Store, name: &str, n_events: i64) {
@@ -167,6 +186,28 @@ async fn use_all(store: &Store) {
     }
     let _ = store.devices_at(ADDRESS).await;
     let _ = store.pending_undos().await;
+    let _ = store.devices_with_open_jobs().await;
+    let _ = store.fleet().await;
+    let _ = store.samples(&id("a"), 0, 100).await;
+    let _ = store.save_polls(&[poll("a", 99), poll("b", 99)]).await;
+    let _ = store.put_fleet_row(&fleet_row("c")).await;
+    let _ = store.replace_device(&id("b"), &id("c")).await;
+    let _ = store.remove_device(&id("c")).await;
+    let _ = store.tokens().await;
+    let _ = store.token_by_hash(&[b'a'; 32]).await;
+    let _ = store.append_audit(&audit_entry("x")).await;
+    let _ = store.audit(0, 100).await;
+    let _ = store.verify_audit().await;
+    let _ = store.append_event("x", None, &Value::Null, 1).await;
+    let _ = store.events_after(0, 100).await;
+    let _ = store.last_event().await;
+    let _ = store.setting("a").await;
+    let _ = store.firmware().await;
+    let _ = store
+        .remove_firmware(Image::new("a", b"a".to_vec()).sha256())
+        .await;
+    let _ = store.back_up(&store.folder().join("copy.db")).await;
+    let _ = store.housekeep(i64::MAX / 2, &Retention::default()).await;
 }
 
 #[tokio::test]
@@ -358,42 +399,6 @@ async fn a_database_that_stays_locked_is_busy_and_then_goes_on() {
     store.upsert_device(&id("b"), ADDRESS, None, 1).await.unwrap();
 }
 
-// Children: this test program once more, told by its environment what to be.
-
-/// Runs the test `name` of this program as a child, behind the words of `wrapper`.
-fn child(wrapper: &[&str], name: &str, folder: &Path) -> Command {
-    let program = std::env::current_exe().unwrap();
-    let mut words: Vec<std::ffi::OsString> = wrapper.iter().map(Into::into).collect();
-    words.push(program.into());
-    let mut command = Command::new(&words[0]);
-    command
-        .args(&words[1..])
-        .args([name, "--exact", "--nocapture", "--test-threads", "1"])
-        .env("STORE_CHILD_FOLDER", folder)
-        .stdout(Stdio::piped());
-    command
-}
-
-/// The folder of this child; none where this is no child.
-fn childs_folder() -> Option<PathBuf> {
-    std::env::var_os("STORE_CHILD_FOLDER").map(PathBuf::from)
-}
-
-/// What a child says in lines `seq N`.
-fn told_seqs(lines: impl Iterator<Item = String>) -> impl Iterator<Item = i64> {
-    lines.filter_map(|line| line.trim().strip_prefix("seq ").map(|seq| seq.parse().unwrap()))
-}
-
-/// Kills its process when dropped.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[tokio::test]
 async fn child_writes_events_until_it_is_killed() {
     let Some(folder) = childs_folder() else { return };
@@ -455,46 +460,6 @@ async fn a_kill_between_any_two_writes_leaves_all_that_was_told_and_no_gap() {
             .await;
         assert_eq!(next.unwrap(), n_events + 1);
     }
-}
-
-/// Whether this machine lets us mount; says so where it does not.
-fn can_mount() -> bool {
-    let tried = Command::new("unshare")
-        .args(["--mount", "sh", "-c", "mount -t tmpfs none /mnt"])
-        .stderr(Stdio::null())
-        .status();
-    let can = tried.is_ok_and(|status| status.success());
-    if !can {
-        println!("skipped: no permission to mount a small disk here");
-    }
-    can
-}
-
-/// Runs a child in which `folder` is a disk of its own.
-#[track_caller]
-fn run_on_disk(mount_options: &str, name: &str) {
-    if !can_mount() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let script =
-        format!("mount -t tmpfs -o {mount_options} none \"$STORE_CHILD_FOLDER\" && exec \"$0\" \"$@\"");
-    let mut command = child(&["unshare", "--mount", "sh", "-c", &script], name, folder.path());
-    let output = command.stderr(Stdio::piped()).output().unwrap();
-    let (stdout, stderr) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(output.status.success(), "{stdout}\n{stderr}");
-    assert!(stdout.contains("1 passed"), "{stdout}");
-    assert!(stdout.contains("was a child"), "{stdout}");
-}
-
-fn fill(folder: &Path) -> PathBuf {
-    let filler = folder.join("filler");
-    let mut file = fs::File::create(&filler).unwrap();
-    while std::io::Write::write_all(&mut file, &[1; 512]).is_ok() {}
-    filler
 }
 
 #[tokio::test]
@@ -595,27 +560,6 @@ fn a_disk_that_cannot_be_written_is_refused_in_words() {
     run_on_disk("size=1m", "child_on_a_disk_that_cannot_be_written");
 }
 
-/// Whether system calls can be made to fail here; says so where not.
-fn can_inject() -> bool {
-    let tried = Command::new("strace")
-        .args([
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "inject=fdatasync:error=EIO",
-            "true",
-        ])
-        .stderr(Stdio::null())
-        .status();
-    let can = tried.is_ok_and(|status| status.success());
-    if !can {
-        println!("skipped: no strace here to make fsync fail");
-    }
-    can
-}
-
 #[tokio::test]
 async fn child_writes_until_a_write_fails() {
     let Some(folder) = childs_folder() else { return };
@@ -653,6 +597,9 @@ async fn child_writes_until_a_write_fails() {
                 let refused =
                     matches!(again, Err(JournalError::Store(error)) if error.kind == StoreErrorKind::Io);
                 assert!(refused, "a write after a lost one");
+                assert!(store.is_lost());
+                let soon = store.save_polls(&[poll("a", 9)]).await;
+                assert_eq!(soon.unwrap_err().kind, StoreErrorKind::Io);
                 return;
             }
         }

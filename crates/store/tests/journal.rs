@@ -377,3 +377,23 @@ async fn a_thousand_events_are_written_and_their_rate_is_told() {
         .collect();
     assert_eq!(seqs, (1..=1_001).collect::<Vec<i64>>());
 }
+
+#[tokio::test]
+async fn the_devices_with_unfinished_jobs_are_told_in_the_order_of_their_jobs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut begun = Vec::new();
+    for name in ["b", "a", "c"] {
+        let store = device(folder.path(), name).await;
+        let epoch = lease(&store, name).await;
+        let first = event("look", &Value::Null);
+        let job = store.start_job(&id(name), epoch, *DIGEST, &first).await.unwrap();
+        begun.push((store, job, epoch));
+    }
+    let (store, job, epoch) = &begun[1];
+    let last = Event {
+        finished: true,
+        ..event("done", &Value::Null)
+    };
+    store.append(*job, *epoch, &last).await.unwrap();
+    assert_eq!(store.devices_with_open_jobs().await.unwrap(), [id("b"), id("c")]);
+}

@@ -1,6 +1,6 @@
 //! `reflash firmware inspect`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use families::Ways;
 use model::device::{Device, Hardware};
@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> Exit {
                     Exit::Failed
                 };
                 if arguments.json {
-                    reports.push(json!({ "file": path.to_string_lossy(), "accepted": false, "error": trouble.what, "next_step": trouble.next_step }));
+                    reports.push(unread(path, &trouble));
                 } else {
                     tell(&trouble);
                 }
@@ -54,6 +54,11 @@ pub(crate) fn run(arguments: &InspectArguments) -> Exit {
         };
         let (info, refusals) = match inspect(&image, arguments) {
             Ok(found) => found,
+            Err(trouble) if arguments.json => {
+                worst = Exit::Failed;
+                reports.push(unread(path, &trouble));
+                continue;
+            }
             Err(trouble) => return tell(&trouble),
         };
         if !refusals.is_empty() {
@@ -121,6 +126,13 @@ fn inspect(image: &Image, arguments: &InspectArguments) -> Result<(ImageInfo, Ve
             "No family knows this kind of file.",
             "Choose the firmware image of the device.",
         )
+    })
+}
+
+/// What is reported of a file that could not be inspected.
+fn unread(path: &Path, trouble: &Trouble) -> Value {
+    json!({
+        "file": path.to_string_lossy(), "accepted": false, "error": trouble.what, "next_step": trouble.next_step,
     })
 }
 

@@ -1,10 +1,24 @@
 //! The command line.
 
+mod allow;
+mod backup;
+mod client;
+mod completions;
+mod confirm;
 mod demo;
+mod device;
+mod doctor;
+mod firmware;
 mod inspect;
+mod nearest;
 mod push;
+mod secret;
+mod serve;
 mod show;
 mod simulate;
+mod table;
+mod token;
+mod usage;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -34,74 +48,96 @@ struct Cli {
 enum Command {
     /// Show on a simulated fleet what the program can do.
     Demo(demo::DemoArguments),
+    /// Run the server: it finds devices, watches them, keeps firmware, and answers the commands below.
+    Serve(serve::ServeArguments),
     /// Push an image to one device, watch it come back, and prove what it runs: a better espota.py.
     Push(Box<push::PushArguments>),
+    /// Look at devices, enrol them, name them, keep them at a version.
+    Device(Box<device::DeviceArguments>),
+    /// Look at firmware files; keep, approve and remove them.
+    Firmware(Box<firmware::FirmwareArguments>),
+    /// Make and revoke the tokens by which others ask the server.
+    Token(token::TokenArguments),
+    /// Copy the state folder's database, and bring a copy back.
+    Backup(backup::BackupArguments),
+    /// Look at configuration, data folder and network: what is wrong, and how to mend it.
+    Doctor(doctor::DoctorArguments),
     /// Simulate devices with faults, to rehearse.
     Simulate(simulate::SimulateArguments),
-    /// Look at firmware files.
-    Firmware(FirmwareArguments),
+    /// Print the completions for a shell.
+    Completions(completions::CompletionsArguments),
+    /// Write the manual pages.
+    Man(completions::ManArguments),
 }
 
-#[derive(clap::Args)]
-#[command(after_help = "Example:\n  reflash firmware inspect ir_remote_v2.0.0.bin --chip esp32c6")]
-struct FirmwareArguments {
-    #[command(subcommand)]
-    command: FirmwareCommand,
-}
-
-#[derive(Subcommand)]
-enum FirmwareCommand {
-    /// Say what a file is, and whether it may be pushed.
-    Inspect(inspect::InspectArguments),
+impl Command {
+    /// Whether an error is to be told as JSON.
+    fn json(&self) -> bool {
+        match self {
+            Self::Device(arguments) => arguments.server.json,
+            Self::Firmware(arguments) => arguments.json(),
+            Self::Token(arguments) => arguments.server.json,
+            Self::Backup(arguments) => arguments.json(),
+            // A push tells its own.
+            Self::Push(_)
+            | Self::Demo(_)
+            | Self::Doctor(_)
+            | Self::Serve(_)
+            | Self::Simulate(_)
+            | Self::Completions(_)
+            | Self::Man(_) => false,
+        }
+    }
 }
 
 /// Runs the command that was given.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments = device::with_tags_to_remove(std::env::args_os());
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage::tell(&error, arguments.into_iter().skip(1)).into(),
     };
     log();
     raise_file_limit();
-    // Inspecting needs no runtime, and starts quicker without one.
-    if let Command::Firmware(FirmwareArguments {
-        command: FirmwareCommand::Inspect(arguments),
-    }) = &cli.command
-    {
-        return inspect::run(arguments).into();
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let what = format!("Starting: {error}.");
-            return tell(&Trouble::new(
-                Exit::Failed,
-                what,
-                "Free some memory or file handles.",
-            ))
-            .into();
-        }
+    let json = cli.command.json();
+    // Some need no runtime, and start quicker without one.
+    let inspect = match &cli.command {
+        Command::Firmware(arguments) => arguments.inspect(),
+        _ => None,
     };
-    let exit = runtime.block_on(async {
-        match cli.command {
-            Command::Demo(arguments) => demo::run(arguments).await,
-            Command::Push(arguments) => push::run(*arguments).await,
-            Command::Simulate(arguments) => simulate::run(arguments).await,
-            Command::Firmware(_) => Ok(Exit::Done),
-        }
-    });
-    exit.unwrap_or_else(|trouble| tell(&trouble)).into()
+    let exit = match (inspect, &cli.command) {
+        (Some(inspect), _) => Ok(inspect::run(inspect)),
+        (None, Command::Completions(arguments)) => Ok(completions::completions(arguments)),
+        (None, Command::Man(arguments)) => completions::man(arguments),
+        (None, _) => in_runtime(cli.command),
+    };
+    exit.unwrap_or_else(|trouble| if json { tell_json(&trouble) } else { tell(&trouble) })
+        .into()
 }
 
-/// Tells a usage error with a hint; asking for help is none.
-fn usage(error: &clap::Error) -> ExitCode {
-    // A closed pipe is no reason to fail differently.
-    let _ = error.print();
-    if !error.use_stderr() {
-        return Exit::Done.into();
-    }
-    Exit::Usage.into()
+fn in_runtime(command: Command) -> Result<Exit, Trouble> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| {
+        Trouble::new(
+            Exit::Failed,
+            format!("Starting: {error}."),
+            "Free some memory or file handles.",
+        )
+    })?;
+    runtime.block_on(async {
+        match command {
+            Command::Demo(arguments) => demo::run(arguments).await,
+            Command::Serve(arguments) => serve::run(arguments).await,
+            Command::Push(arguments) => push::run(*arguments).await,
+            Command::Device(arguments) => device::run(*arguments).await,
+            Command::Firmware(arguments) => firmware::run(*arguments).await,
+            Command::Token(arguments) => token::run(arguments).await,
+            Command::Backup(arguments) => backup::run(arguments).await,
+            Command::Doctor(arguments) => doctor::run(arguments).await,
+            Command::Simulate(arguments) => simulate::run(arguments).await,
+            Command::Completions(_) | Command::Man(_) => Ok(Exit::Done),
+        }
+    })
 }
 
 /// Says something on standard output. An error means that nobody reads it any more.
@@ -114,7 +150,13 @@ fn say(text: &str) -> std::io::Result<()> {
 /// Says one JSON value on standard output.
 fn say_json(value: &serde_json::Value) {
     // A reader that is gone does not change what was done.
-    let _ = say(&format!("{value:#}\n"));
+    let _ = say(&format!("{}\n", show::safe_json(&format!("{value:#}"))));
+}
+
+/// Tells a program why a command could not do its work.
+fn tell_json(trouble: &Trouble) -> Exit {
+    say_json(&serde_json::json!({ "error": trouble.what, "next_step": trouble.next_step }));
+    trouble.exit
 }
 
 /// Tells why a command could not do its work.

@@ -1,6 +1,6 @@
 //! `reflash push`.
 
-use std::io::{IsTerminal as _, Read as _};
+use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use model::outcome::Ending;
 use model::precheck::Permits;
 use model::progress::PushPhase;
 use net::{Callback, Dialer, Networks, Site};
-use secrecy::SecretString;
 use serde_json::{Value, json};
 use store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{duration, say, say_json, show};
+use super::secret::{self, PasswordArguments};
+use super::{allow, duration, say, say_json, show};
 use crate::error::{Exit, Trouble};
 use crate::push::plan::Plan;
 use crate::push::{Bench, News, Pushed, Request, read_image};
@@ -50,12 +50,8 @@ pub(crate) struct PushArguments {
     /// How to bring the image there; otherwise the best way of the family.
     #[arg(long, value_name = "espota|http")]
     method: Option<String>,
-    /// File that holds the device's password; a trailing line end does not count.
-    #[arg(long, value_name = "F", conflicts_with = "password_env")]
-    password_file: Option<PathBuf>,
-    /// Environment variable that holds the device's password.
-    #[arg(long, value_name = "VAR")]
-    password_env: Option<String>,
+    #[command(flatten)]
+    password: PasswordArguments,
     /// Name to log in with, for families that know such a thing.
     #[arg(long, value_name = "U")]
     username: Option<String>,
@@ -81,7 +77,7 @@ pub(crate) struct PushArguments {
     #[arg(long, value_parser = ["pipelined", "stop-and-wait"])]
     pace: Option<String>,
     /// Override one refusal by its name, or all that can be with `any`.
-    #[arg(long, value_name = "RULE")]
+    #[arg(long, value_name = "RULE", value_parser = allow::rule)]
     allow: Vec<String>,
     /// How long it must stay up afterwards.
     #[arg(long, value_name = "D", default_value = "10s", value_parser = duration)]
@@ -138,7 +134,7 @@ pub(crate) async fn run(arguments: PushArguments) -> Result<Exit, Trouble> {
 
 async fn push(arguments: PushArguments) -> Result<Exit, Trouble> {
     let image = read_image(&arguments.file)?;
-    let secret = secret(&arguments)?;
+    let secret = arguments.password.read()?;
     let address = resolve(&arguments.address).await?;
     let bind = arguments.bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let (callback, listening) = Callback::new(bind, arguments.callback_port);
@@ -217,7 +213,7 @@ async fn push(arguments: PushArguments) -> Result<Exit, Trouble> {
         && pushed.outcome.reason.as_deref() == Some(Reason::PasswordNeeded.name());
     if asked && !arguments.json && std::io::stdin().is_terminal() {
         screen.finish();
-        request.secret = prompt(&arguments.address)?;
+        request.secret = secret::prompt(&arguments.address)?;
         pushed = bench.push(&request, &news, stopped).await?;
     }
     screen.finish();
@@ -259,47 +255,6 @@ async fn resolve(host: &str) -> Result<IpAddr, Trouble> {
             "Give the device's address.",
         )
     })
-}
-
-/// The password that was given, if one was.
-fn secret(arguments: &PushArguments) -> Result<Option<SecretString>, Trouble> {
-    let text = if let Some(path) = &arguments.password_file {
-        let mut text = String::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(4096).read_to_string(&mut text))
-            .map_err(|error| {
-                Trouble::new(
-                    Exit::NotFound,
-                    format!("Reading the password from {}: {error}.", path.display()),
-                    "Name a text file that holds only the password.",
-                )
-            })?;
-        text
-    } else if let Some(name) = &arguments.password_env {
-        std::env::var(name).map_err(|_| {
-            Trouble::new(
-                Exit::NotFound,
-                format!("The environment variable {name} is not set, or is no text."),
-                format!("Set it first: export {name}=…"),
-            )
-        })?
-    } else {
-        return Ok(None);
-    };
-    let password = text.trim_end_matches(['\r', '\n']);
-    Ok((!password.is_empty()).then(|| SecretString::from(password.to_owned())))
-}
-
-fn prompt(device: &str) -> Result<Option<SecretString>, Trouble> {
-    let password =
-        rpassword::prompt_password(format!("Password of {}: ", show::safe(device))).map_err(|error| {
-            Trouble::new(
-                Exit::Failed,
-                format!("Reading the password: {error}."),
-                "Give it with --password-file F or --password-env VAR.",
-            )
-        })?;
-    Ok((!password.is_empty()).then(|| SecretString::from(password)))
 }
 
 /// The first interrupt (or request to end) cancels as long as that is possible, the second stops even the watching.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use model::device::Snapshot;
 use model::image::{Image, ImageInfo, Refusal};
 use model::outcome::{Ending, Outcome};
+use unicode_width::UnicodeWidthStr as _;
 
 use crate::push::Pushed;
 
@@ -20,7 +21,7 @@ pub(super) fn fact(label: &str, text: &str) -> String {
 }
 
 /// One fact with its label, indented.
-fn fact_in(indent: usize, label: &str, text: &str) -> String {
+pub(super) fn fact_in(indent: usize, label: &str, text: &str) -> String {
     let text = wrapped(text, indent + LABEL_WIDTH + 1, TEXT_WIDTH);
     format!("{:indent$}{label:<LABEL_WIDTH$} {text}\n", "")
 }
@@ -57,11 +58,85 @@ pub(super) fn spoken(duration: Duration) -> String {
     }
 }
 
-/// Only what a terminal may be given: control characters become visible.
+/// Only what a terminal may be given: characters that control it, hide, or turn the direction of reading become visible.
 pub(super) fn safe(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { '\u{FFFD}' } else { c })
+        .map(|c| if is_printed(c) { c } else { '\u{FFFD}' })
         .collect()
+}
+
+/// The same for a text of several lines.
+pub(super) fn safe_lines(text: &str) -> String {
+    text.split_inclusive('\n')
+        .map(|line| match line.strip_suffix('\n') {
+            Some(line) => safe(line) + "\n",
+            None => safe(line),
+        })
+        .collect()
+}
+
+/// Whether a terminal just shows this.
+fn is_printed(c: char) -> bool {
+    // Zero-width characters, line and paragraph separators, bidirectional controls and marks (UAX #9), byte order mark, tags.
+    !c.is_control()
+        && !matches!(c, '\u{AD}' | '\u{61C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}'
+            | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E0FFF}')
+}
+
+/// JSON as a terminal may be given it: what it would do more with than show is escaped, and means the same.
+pub(super) fn safe_json(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c == '\n' || is_printed(c) {
+            safe.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(safe, "\\u{unit:04x}");
+            }
+        }
+    }
+    safe
+}
+
+/// A sentence of its own, wrapped.
+pub(super) fn sentence(text: &str) -> String {
+    format!("{}\n", wrapped(&safe(text), 0, TEXT_WIDTH))
+}
+
+/// How long ago something was: `12 s ago`; nothing is in the future, however the clocks differ.
+pub(super) fn ago(then_ms: i64) -> String {
+    let past_ms = u64::try_from(engine::Clock.now().wall_ms.saturating_sub(then_ms)).unwrap_or(0);
+    let past = match Duration::from_secs(past_ms / 1000) {
+        past if past < Duration::from_mins(2) => spoken(past),
+        past if past < Duration::from_hours(2) => format!("{} min", past.as_secs() / 60),
+        past if past < Duration::from_hours(48) => format!("{} h", past.as_secs() / 3600),
+        past => spoken(past),
+    };
+    format!("{past} ago")
+}
+
+/// A number of bytes in short: `1.3 MB`.
+pub(super) fn sized(n_bytes: u64) -> String {
+    /// Tenths of a unit, rounded.
+    fn tenths(n_bytes: u64, unit: u64) -> String {
+        let tenths = (n_bytes.saturating_mul(10) + unit / 2) / unit;
+        format!("{}.{}", tenths / 10, tenths % 10)
+    }
+    match n_bytes {
+        0..1000 => format!("{n_bytes} B"),
+        1000..1_000_000 => format!("{} kB", tenths(n_bytes, 1000)),
+        1_000_000..1_000_000_000 => format!("{} MB", tenths(n_bytes, 1_000_000)),
+        _ => format!("{} GB", tenths(n_bytes, 1_000_000_000)),
+    }
+}
+
+/// `1 device`, `2 devices`.
+pub(super) fn counted(n: usize, one: &str) -> String {
+    if n == 1 {
+        format!("1 {one}")
+    } else {
+        format!("{} {one}s", grouped(n as u64))
+    }
 }
 
 /// A row of a table: each cell in its width, longer ones push the rest.
@@ -111,12 +186,12 @@ pub(super) fn evidence_cells(pushed: &Pushed) -> [String; 4] {
     ]
 }
 
-/// A text in lines of at most `width` characters, each after the first indented.
+/// A text in lines of at most `width` columns of the terminal, each after the first indented.
 pub(super) fn wrapped(text: &str, indent: usize, width: usize) -> String {
     let mut lines = String::new();
     let mut column = indent;
     for word in text.split(' ') {
-        let len = word.chars().count();
+        let len = word.width();
         if column > indent && column + 1 + len > width {
             let _ = write!(lines, "\n{:indent$}", "");
             column = indent;
@@ -333,6 +408,7 @@ mod tests {
         assert_eq!(wrapped("aa bb cc", 2, 7), "aa bb\n  cc");
         assert_eq!(wrapped("a-very-long-word b", 2, 7), "a-very-long-word\n  b");
         assert_eq!(wrapped("", 2, 7), "");
+        assert_eq!(wrapped("居間 の 居間", 0, 7), "居間 の\n居間");
     }
 
     #[test]
@@ -345,5 +421,29 @@ mod tests {
     #[test]
     fn control_characters_never_reach_the_terminal() {
         assert_eq!(safe("a\u{1b}[2Jb\n"), "a\u{FFFD}[2Jb\u{FFFD}");
+        assert_eq!(
+            safe("a\u{202e}b\u{200b}\u{9b}é居"),
+            "a\u{FFFD}b\u{FFFD}\u{FFFD}é居"
+        );
+    }
+
+    #[test]
+    fn json_means_the_same_when_it_is_made_harmless() {
+        let value = serde_json::json!({ "name": "a\u{9b}31m\u{202e}\u{7f}\u{e0041}é\n" });
+        let text = safe_json(&format!("{value:#}"));
+        assert!(text.chars().all(|c| c == '\n' || is_printed(c)), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
+
+    #[test]
+    fn sizes_are_rounded_to_a_tenth() {
+        for (n_bytes, text) in [
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (1_251_632, "1.3 MB"),
+            (2_949_000_000, "2.9 GB"),
+        ] {
+            assert_eq!(sized(n_bytes), text);
+        }
     }
 }

@@ -5,19 +5,16 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use bytes::Bytes;
 use model::chain::chain;
-use model::device::{Hardware, Health, Ota, Snapshot};
+use model::device::{Hardware, Ota, Snapshot};
 use model::family::{Driver, Fault, FaultKind, Method, Notes, Reason, Target, Undo, Verdict};
-use model::id::{DeviceId, FamilyId};
 use model::image::Image;
 use model::progress::Progress;
-use model::version::Versions;
 use net::Site;
 use net::http::{self, Ask, Limits, Reply};
 use proto::esp_image::Chip;
 
 use super::status::Status;
 use crate::Ways;
-use crate::esp::image::FIRMWARE;
 use crate::esp::{ESPOTA, HTTP, Memory, espota, web_update};
 use crate::talk::{endpoint, host_header, no_reply};
 
@@ -34,6 +31,8 @@ pub(super) struct IrRemoteDriver {
     memory: Memory,
     /// What only `/api/ota/status` tells; it does not change while we look.
     hardware: Option<Hardware>,
+    /// The signal strength that it told last.
+    signal_dbm: Option<i32>,
 }
 
 impl IrRemoteDriver {
@@ -45,6 +44,7 @@ impl IrRemoteDriver {
             target,
             memory,
             hardware: None,
+            signal_dbm: None,
         }
     }
 
@@ -106,6 +106,24 @@ impl IrRemoteDriver {
         Err(Fault::before_push(FaultKind::Refused, Reason::OtaOff, text))
     }
 
+    /// Reads the status, if it is one of this family's.
+    async fn own_status(&self) -> Result<Status, Fault> {
+        let status = self.status("/api/status").await?;
+        if status.is_mini() {
+            return Ok(status);
+        }
+        let text = format!(
+            "What answers at http://{} says that it is {}, not an IR Remote Mini.",
+            self.web(),
+            status.device_type.as_deref().unwrap_or("nothing we know")
+        );
+        Err(Fault::before_push(
+            FaultKind::Refused,
+            Reason::NotUnderstood,
+            text,
+        ))
+    }
+
     async fn hardware(&mut self) -> Hardware {
         if let Some(hardware) = &self.hardware {
             return hardware.clone();
@@ -126,6 +144,7 @@ impl IrRemoteDriver {
                 .and_then(|chip| chip.name().map(str::to_owned))
                 .unwrap_or(model)
         });
+        self.signal_dbm = status.signal_dbm;
         let hardware = Hardware {
             model: Some("mini".to_owned()),
             chip: told.or_else(|| self.target.chip.clone()),
@@ -140,52 +159,34 @@ impl IrRemoteDriver {
 #[async_trait]
 impl Driver for IrRemoteDriver {
     async fn probe(&mut self) -> Result<Snapshot, Fault> {
-        let status = self.status("/api/status").await?;
-        if status.device_type.as_deref() != Some("mini") {
-            let text = format!(
-                "What answers at http://{} says that it is {}, not an IR Remote Mini.",
-                self.web(),
-                status.device_type.as_deref().unwrap_or("nothing we know")
-            );
-            return Err(Fault::before_push(
-                FaultKind::Refused,
-                Reason::NotUnderstood,
-                text,
-            ));
-        }
-        let family = FamilyId::new("ir-remote");
-        let id = match &status.mac {
-            Some(mac) => DeviceId::from_hardware(&family, mac.as_str()),
-            None => DeviceId::weak(
-                &family,
-                format!(
-                    "{}@{}",
-                    status.host_name.as_deref().unwrap_or(""),
-                    self.target.address
-                ),
-            ),
+        let status = self.own_status().await?;
+        let hardware = self.hardware().await;
+        let mut snapshot = status.snapshot(self.target.address, hardware);
+        snapshot.health.signal_dbm = snapshot.health.signal_dbm.or(self.signal_dbm);
+        Ok(snapshot)
+    }
+
+    async fn glance(&mut self) -> Result<Snapshot, Fault> {
+        let status = self.own_status().await?;
+        let hardware = self.hardware.clone().unwrap_or_default();
+        Ok(status.snapshot(self.target.address, hardware))
+    }
+
+    async fn switch_ota(&mut self, on: bool) -> Result<Snapshot, Fault> {
+        let (path, wanted) = if on {
+            ("/api/ota/enable", Ota::Enabled)
+        } else {
+            ("/api/ota/disable", Ota::Disabled)
         };
-        Ok(Snapshot {
-            id,
-            versions: status
-                .version
-                .map(|version| Versions::one(FIRMWARE, version))
-                .unwrap_or_default(),
-            uptime: status.uptime,
-            ota: match status.ota_enabled {
-                Some(true) => Ota::Enabled,
-                Some(false) => Ota::Disabled,
-                None => Ota::Unknown,
-            },
-            busy: status.ota_in_progress,
-            host_name: status.host_name,
-            hardware: self.hardware().await,
-            health: Health {
-                free_heap_bytes: status.free_heap_bytes,
-                signal_dbm: status.signal_dbm,
-                running: None,
-            },
-        })
+        self.set_ota(path).await?;
+        for _ in 0..FLAG_READS {
+            let snapshot = self.glance().await?;
+            if snapshot.ota == wanted {
+                return Ok(snapshot);
+            }
+        }
+        let text = format!("The device was told {path} and did not change its flag.");
+        Err(Fault::before_push(FaultKind::Refused, Reason::OtaOff, text))
     }
 
     async fn prepare(&mut self, undo: Option<&Undo>) -> Result<Snapshot, Fault> {

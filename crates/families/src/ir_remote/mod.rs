@@ -6,9 +6,9 @@ pub(crate) mod status;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use model::device::{Device, Ota, Snapshot};
+use model::device::{Device, Hardware, Ota, Snapshot};
 use model::family::{Driver, Family, Label, Method, Target, Timing, Undo};
-use model::id::{DeviceId, FamilyId};
+use model::id::{DeviceId, FamilyId, Strength};
 use model::image::{Image, ImageInfo, Inspection, Refusal};
 use model::installed::Installed;
 use model::sighting::{Candidate, Certainty, Lookout, Sighting};
@@ -23,6 +23,8 @@ use crate::esp::{self, ESPOTA, HTTP, image::FIRMWARE};
 /// What one takes in a second, bytes: a fair middle of published rates (PERFORMANCE.md section 3).
 const BYTES_PER_S: u64 = 100_000;
 
+/// What the founding document and the vendor's own client have as the OTA password (PROTOCOLS.md B2).
+const PUBLIC_PASSWORD: &str = "ir_remote_update";
 /// What its host name begins with, in small letters (PROTOCOLS.md B4).
 const HOST_NAME: &str = "ir-remote-mini";
 
@@ -70,6 +72,10 @@ impl Family for IrRemote {
         "IR Remote Mini"
     }
 
+    fn public_password(&self) -> Option<&'static str> {
+        Some(PUBLIC_PASSWORD)
+    }
+
     fn lookouts(&self) -> Vec<Lookout> {
         vec![
             Lookout::Mdns {
@@ -87,16 +93,16 @@ impl Family for IrRemote {
             },
             // The real firmware publishes without a device id, the founding document with one (PROTOCOLS.md E3).
             Lookout::Mqtt {
-                topic: "home/ir_remote_mini/status",
+                topic: format!("{}/status", self.ways.status_topic),
             },
             Lookout::Mqtt {
-                topic: "home/ir_remote_mini/+/status",
+                topic: format!("{}/+/status", self.ways.status_topic),
             },
         ]
     }
 
     fn recognise(&self, sighting: &Sighting) -> Option<Candidate> {
-        recognise(&self.id(), sighting)
+        recognise(&self.id(), &self.ways.status_topic, sighting)
     }
 
     fn inspect(&self, image: &Image) -> Inspection {
@@ -149,13 +155,14 @@ impl Family for IrRemote {
 }
 
 /// Only the status tells for certain; names and topics make it likely.
-fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candidate> {
-    let likely = |address: Option<IpAddr>| {
+fn recognise(family: &FamilyId, status_topic: &str, sighting: &Sighting) -> Option<Candidate> {
+    let likely = |address: IpAddr| {
         Some(Candidate {
             family: family.clone(),
-            address,
+            address: Some(address),
             id: None,
             certainty: Certainty::Likely,
+            told: None,
         })
     };
     match sighting {
@@ -167,11 +174,20 @@ fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candidate> {
             ..
         } if path == "/api/status" => {
             let status = Status::parse(body).ok()?;
-            (status.device_type.as_deref() == Some("mini")).then(|| Candidate {
+            if !status.is_mini() {
+                return None;
+            }
+            let hardware = Hardware {
+                model: status.device_type.clone(),
+                ..Hardware::default()
+            };
+            let told = status.snapshot(*address, hardware);
+            Some(Candidate {
                 family: family.clone(),
                 address: Some(*address),
-                id: status.mac.map(|mac| DeviceId::from_hardware(family, mac)),
+                id: (told.id.strength == Strength::Hardware).then(|| told.id.clone()),
                 certainty: Certainty::Told,
+                told: Some(Box::new(told)),
             })
         }
         Sighting::Mdns {
@@ -184,26 +200,61 @@ fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candidate> {
                 service.trim_end_matches(".local."),
                 "_arduino._tcp" | "_http._tcp"
             ) && instance.to_lowercase().starts_with(HOST_NAME);
-            if is_ours { likely(Some(*address)) } else { None }
+            if is_ours { likely(*address) } else { None }
         }
         Sighting::Host { name, address } => {
             let is_ours = name.to_lowercase().starts_with(HOST_NAME);
-            if is_ours { likely(Some(*address)) } else { None }
+            if is_ours { likely(*address) } else { None }
         }
-        Sighting::Mqtt { topic, payload } => {
-            let levels: Vec<&str> = topic.split('/').collect();
-            let is_ours = matches!(
-                levels[..],
-                ["home", "ir_remote_mini", "status"] | ["home", "ir_remote_mini", _, "status"]
-            );
-            // A bare "online" says no more than that the topic is in use.
-            let says_so = serde_json::from_slice::<serde_json::Value>(payload).is_ok_and(|heartbeat| {
-                heartbeat.get("device").and_then(|device| device.as_str()) == Some("ir_receiver_mini")
-            });
-            if is_ours && says_so { likely(None) } else { None }
-        }
+        Sighting::Mqtt { topic, payload } => heartbeat(family, status_topic, topic, payload),
         Sighting::Http { .. } | Sighting::Modbus { .. } => None,
     }
+}
+
+/// A heartbeat says how the device fares; which one it is, only the topic may tell (PROTOCOLS.md E3).
+fn heartbeat(family: &FamilyId, status_topic: &str, topic: &str, payload: &[u8]) -> Option<Candidate> {
+    let levels: Vec<&str> = topic.strip_prefix(status_topic)?.split('/').collect();
+    let named = match levels[..] {
+        ["", "status"] => None,
+        ["", named, "status"] => Some(named),
+        _ => return None,
+    };
+    // A bare "online" says no more than that the topic is in use.
+    let says: serde_json::Value = serde_json::from_slice(payload).ok()?;
+    if says.get("device")?.as_str()? != "ir_receiver_mini" {
+        return None;
+    }
+    let status = Status::parse(payload).ok()?;
+    let mac = status.mac.clone().or_else(|| named.and_then(status::normal_mac));
+    let id = match (mac, named) {
+        (Some(mac), _) => DeviceId::from_hardware(family, mac),
+        // The topic is all that tells it from others.
+        (None, Some(named)) => DeviceId::weak(family, format!("mqtt:{}", printable(named))),
+        (None, None) => DeviceId::weak(family, "mqtt:home/ir_remote_mini"),
+    };
+    let address = status.address;
+    let hardware = Hardware {
+        model: Some("mini".to_owned()),
+        ..Hardware::default()
+    };
+    let mut told = status.snapshot(address.unwrap_or(IpAddr::from([0, 0, 0, 0])), hardware);
+    told.id = id.clone();
+    Some(Candidate {
+        family: family.clone(),
+        address,
+        id: (id.strength == Strength::Hardware).then_some(id),
+        certainty: Certainty::Likely,
+        told: Some(Box::new(told)),
+    })
+}
+
+/// A level of a topic, bounded and in plain letters.
+fn printable(level: &str) -> String {
+    level
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+        .take(64)
+        .collect()
 }
 
 /// What one label says after a push.
@@ -375,7 +426,7 @@ mod tests {
             server: None,
             body: body.as_bytes().to_vec(),
         };
-        recognise(&FamilyId::new("ir-remote"), &sighting)
+        recognise(&FamilyId::new("ir-remote"), "home/ir_remote_mini", &sighting)
     }
 
     #[test]
@@ -394,5 +445,50 @@ mod tests {
         assert_eq!(seen("/api/status", r#"{"deviceType":"maxi"}"#), None);
         assert_eq!(seen("/", r#"{"deviceType":"mini"}"#), None);
         assert_eq!(seen("/api/status", "<html>"), None);
+    }
+
+    fn heard(topic: &str, payload: &str) -> Option<Candidate> {
+        let sighting = Sighting::Mqtt {
+            topic: topic.to_owned(),
+            payload: payload.as_bytes().to_vec(),
+        };
+        recognise(&FamilyId::new("ir-remote"), "home/ir_remote_mini", &sighting)
+    }
+
+    const HEARTBEAT: &str =
+        r#"{"status":"online","uptime":4711,"free_heap":251234,"device":"ir_receiver_mini"}"#;
+
+    #[test]
+    fn a_heartbeat_tells_health_and_only_the_topic_tells_which_device() {
+        let told = |topic| *heard(topic, HEARTBEAT).unwrap().told.unwrap();
+        let named = told("home/ir_remote_mini/A0:B1:C2:D3:E4:F5/status");
+        assert_eq!(named.id.mac(), Some("a0b1c2d3e4f5"));
+        assert_eq!(named.uptime, Some(Duration::from_secs(4711)));
+        assert_eq!(named.health.free_heap_bytes, Some(251_234));
+        let nameless = told("home/ir_remote_mini/status");
+        assert_eq!(nameless.id.strength, Strength::Weak);
+        assert_eq!(heard("home/ir_remote_mini/status", HEARTBEAT).unwrap().id, None);
+    }
+
+    #[test]
+    fn what_stands_in_a_topic_never_becomes_more_than_a_plain_word() {
+        let topic = "home/ir_remote_mini/a+#\u{0}\u{202e}b/status";
+        let id = heard(topic, HEARTBEAT).unwrap().told.unwrap().id;
+        assert_eq!((id.hardware.as_str(), id.strength), ("mqtt:ab", Strength::Weak));
+    }
+
+    #[test]
+    fn other_topics_and_payloads_are_no_heartbeat() {
+        for (topic, payload) in [
+            ("home/ir_remote_mini/button", HEARTBEAT),
+            ("home/ir_remote_mini/a/b/status", HEARTBEAT),
+            ("home/other/status", HEARTBEAT),
+            ("home/ir_remote_mini_x/status", HEARTBEAT),
+            ("home/ir_remote_mini/status", "online"),
+            ("home/ir_remote_mini/status", r#"{"device":"something else"}"#),
+            ("home/ir_remote_mini/status", ""),
+        ] {
+            assert_eq!(heard(topic, payload), None, "{topic} {payload}");
+        }
     }
 }

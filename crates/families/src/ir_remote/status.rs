@@ -2,9 +2,15 @@
 //!
 //! Only the fields named here are taken out. The password that `/api/ota/status` leaks is not one of them: it ends here.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use model::device::{Hardware, Health, Ota, Snapshot};
+use model::id::{DeviceId, FamilyId};
+use model::version::Versions;
 use serde_json::{Map, Value};
+
+use crate::esp::image::FIRMWARE;
 
 /// Longest text taken from a device, characters (RELIABILITY.md T25).
 const TEXT_MAX_CHARS: usize = 64;
@@ -15,6 +21,8 @@ pub(crate) struct Status {
     pub(crate) device_type: Option<String>,
     /// Twelve lower-case hexadecimal digits.
     pub(crate) mac: Option<String>,
+    /// Where it says that it is.
+    pub(crate) address: Option<IpAddr>,
     pub(crate) version: Option<String>,
     pub(crate) host_name: Option<String>,
     pub(crate) uptime: Option<Duration>,
@@ -46,6 +54,7 @@ impl Status {
         Ok(Self {
             device_type: text(&object, &["deviceType", "device_type"]).map(|kind| kind.to_lowercase()),
             mac: text(&object, &["macAddress", "mac", "mac_address", "MAC"]).and_then(|mac| normal_mac(&mac)),
+            address: text(&object, &["ipAddress", "ip", "ip_address"]).and_then(|text| text.parse().ok()),
             version: text(
                 &object,
                 &["firmwareVersion", "version", "firmware_version", "fw_version"],
@@ -60,6 +69,46 @@ impl Status {
             chip_revision: find(&object, &["chipRevision"]).and_then(number),
             flash_bytes: find(&object, &["flashSize"]).and_then(number),
         })
+    }
+}
+
+impl Status {
+    /// Whether it is that of an IR Remote Mini.
+    pub(crate) fn is_mini(&self) -> bool {
+        self.device_type.as_deref() == Some("mini")
+    }
+
+    /// The same as a look at a device of this family.
+    pub(crate) fn snapshot(self, address: IpAddr, hardware: Hardware) -> Snapshot {
+        let family = FamilyId::new("ir-remote");
+        let id = match &self.mac {
+            Some(mac) => DeviceId::from_hardware(&family, mac.as_str()),
+            None => DeviceId::weak(
+                &family,
+                format!("{}@{}", self.host_name.as_deref().unwrap_or(""), address),
+            ),
+        };
+        Snapshot {
+            id,
+            versions: self
+                .version
+                .map(|version| Versions::one(FIRMWARE, version))
+                .unwrap_or_default(),
+            uptime: self.uptime,
+            ota: match self.ota_enabled {
+                Some(true) => Ota::Enabled,
+                Some(false) => Ota::Disabled,
+                None => Ota::Unknown,
+            },
+            busy: self.ota_in_progress,
+            host_name: self.host_name,
+            hardware,
+            health: Health {
+                free_heap_bytes: self.free_heap_bytes,
+                signal_dbm: self.signal_dbm,
+                running: None,
+            },
+        }
     }
 }
 
@@ -130,7 +179,7 @@ fn uptime(value: &Value) -> Option<Duration> {
 }
 
 /// A MAC address without its separators; none where it is not one, all zeros, or that of a group.
-fn normal_mac(text: &str) -> Option<String> {
+pub(super) fn normal_mac(text: &str) -> Option<String> {
     let digits: String = text
         .chars()
         .filter(|c| !matches!(c, ':' | '-'))

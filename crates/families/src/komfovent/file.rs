@@ -9,9 +9,9 @@ use super::version::{Controller, Model, Numbers, Panel, Part, Parts, number};
 /// Ending of the only files that are taken.
 pub(crate) const SUFFIX: &str = ".mbin";
 /// Smallest file taken, bytes (seed 002: 100 KB to 10 MB).
-const MIN_LEN_BYTES: u64 = 100 * 1024;
+pub(super) const MIN_LEN_BYTES: u64 = 100 * 1024;
 /// Largest file taken, bytes.
-const MAX_LEN_BYTES: u64 = 10 * 1024 * 1024;
+pub(super) const MAX_LEN_BYTES: u64 = 10 * 1024 * 1024;
 /// Last bytes of the one real file whose end is known (a capture of C6 1.5.44.70).
 const TRAILER: &[u8; 35] = b"5123456781234567800AA00AA00BB00BB\r\n";
 

@@ -4,6 +4,7 @@
 //! Its label always moves with the image, so an unmoved one is the old image.
 
 mod driver;
+mod feed;
 pub(crate) mod file;
 mod form;
 pub(crate) mod link;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use model::device::{Device, Snapshot};
 use model::family::{Driver, Family, Label, Method, Target, Timing, Undo};
+use model::feed::Feed;
 use model::id::FamilyId;
 use model::image::{Image, ImageInfo, Inspection, Override, Refusal};
 use model::installed::Installed;
@@ -43,6 +45,9 @@ const SILENCE: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_mins(1);
 /// Where a unit with old firmware is found after an update (vendor's instructions, PROTOCOLS.md A3).
 const RESET_ADDRESS: &str = "192.168.0.60";
+
+/// What units are shipped with (PROTOCOLS.md A2).
+const PUBLIC_PASSWORD: &str = "user";
 
 /// The name of the family.
 fn family_id() -> FamilyId {
@@ -79,6 +84,10 @@ impl Family for Komfovent {
         "Komfovent unit"
     }
 
+    fn public_password(&self) -> Option<&'static str> {
+        Some(PUBLIC_PASSWORD)
+    }
+
     fn lookouts(&self) -> Vec<Lookout> {
         sighting::lookouts(&self.ways)
     }
@@ -93,6 +102,18 @@ impl Family for Komfovent {
 
     fn relate(&self, installed: &Versions, offered: &Versions) -> Relation {
         version::relate(installed, offered)
+    }
+
+    fn words(&self, versions: &Versions) -> String {
+        version::words(versions)
+    }
+
+    fn models(&self, image: &ImageInfo) -> Vec<String> {
+        version::models(image.versions.as_ref())
+    }
+
+    fn downloads(&self) -> Vec<Feed> {
+        feed::downloads(&self.id())
     }
 
     fn accepts(&self, device: &Device, image: &ImageInfo, _bytes: &Image) -> Vec<Refusal> {

@@ -41,6 +41,7 @@ pub(super) fn recognise(family: &FamilyId, sighting: &Sighting) -> Option<Candid
         // The serial number takes a login, and the MAC address a closer look.
         id: None,
         certainty,
+        told: None,
     };
     match sighting {
         Sighting::Http { address, server, .. } => {

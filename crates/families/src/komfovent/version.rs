@@ -97,6 +97,11 @@ impl Numbers {
         self.v1
     }
 
+    /// All four.
+    pub fn all(self) -> [u16; 4] {
+        [self.v1.into(), self.v2.into(), self.v3.into(), self.v4]
+    }
+
     /// What the vendor calls the version: the last number.
     pub fn functional(self) -> u16 {
         self.v4
@@ -143,7 +148,8 @@ impl Model {
         Self::ALL.into_iter().find(|model| model.name() == name)
     }
 
-    fn kind(self) -> u32 {
+    /// Its number in registers and in stored versions.
+    pub fn kind(self) -> u16 {
         match self {
             Self::C6 => 0,
             Self::C6M => 1,
@@ -166,13 +172,15 @@ impl Controller {
     /// Reads a packed word; none for 0 and for a type that we do not know.
     pub fn unpack(word: u32) -> Option<Self> {
         let (kind, numbers) = Numbers::unpack(word);
-        let model = Model::ALL.into_iter().find(|model| model.kind() == kind)?;
+        let model = Model::ALL
+            .into_iter()
+            .find(|model| u32::from(model.kind()) == kind)?;
         (word != 0).then_some(Self { model, numbers })
     }
 
     /// The packed word.
     pub fn pack(self) -> u32 {
-        self.numbers.pack(self.model.kind())
+        self.numbers.pack(self.model.kind().into())
     }
 }
 
@@ -265,6 +273,37 @@ pub(super) fn relate(installed: &Versions, offered: &Versions) -> Relation {
         (Ordering::Less, _) | (_, Ordering::Less) => Relation::Older,
         (Ordering::Greater, _) | (_, Ordering::Greater) => Relation::Newer,
     }
+}
+
+/// Versions for people: `1.5.46.72 / P 1.1.5.48` (INTERFACES.md 5). The type of controller is the device's, and P1 the only panel.
+pub(super) fn words(versions: &Versions) -> String {
+    let parts = Parts::read(versions);
+    let Some(controller) = parts.controller else {
+        return versions.to_string();
+    };
+    let panel = |mark: &str, panel: Part<Panel>| match panel {
+        Part::Absent => None,
+        Part::Unknown => Some(format!("{mark} {UNKNOWN}")),
+        Part::Known(panel) => Some(format!("{mark} {}", panel.0)),
+    };
+    let words = [
+        Some(controller.numbers.to_string()),
+        panel("P", parts.panel),
+        panel("P2", parts.second_panel),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join(" / ")
+}
+
+/// The types of controllers that take a file with these versions.
+pub(super) fn models(versions: Option<&Versions>) -> Vec<String> {
+    let Some(file) = versions.and_then(|versions| Parts::read(versions).controller) else {
+        return Vec::new();
+    };
+    Model::ALL
+        .into_iter()
+        .filter(|unit| unit.takes(file.model))
+        .map(|unit| unit.name().to_owned())
+        .collect()
 }
 
 /// A text that is no version of this kind.
@@ -423,6 +462,31 @@ mod tests {
         ] {
             assert_eq!(unit.takes(file), takes, "{unit:?} {file:?}");
         }
+    }
+
+    #[test]
+    fn people_read_numbers_without_types() {
+        for (controller, panel, words) in [
+            ("C6 1.5.46.72", Some("P1 1.1.5.48"), "1.5.46.72 / P 1.1.5.48"),
+            ("C8 1.1.14.27", None, "1.1.14.27"),
+            ("C6 1.5.46.72", Some("unknown"), "1.5.46.72 / P unknown"),
+            ("unknown", None, "unknown"),
+        ] {
+            assert_eq!(super::words(&versions(controller, panel)), words);
+        }
+    }
+
+    #[test]
+    fn the_file_of_a_c6_is_for_c6_and_c6m() {
+        for (file, models) in [
+            ("C6 1.5.46.72", &["C6", "C6M"][..]),
+            ("C6M 1.4.47.74", &["C6M"]),
+            ("C8 1.1.14.27", &["C8"]),
+            ("unknown", &[]),
+        ] {
+            assert_eq!(super::models(Some(&versions(file, None))), models, "{file}");
+        }
+        assert!(super::models(None).is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{fmt, net::Ipv4Addr, str::FromStr, time::Duration};
 use anyhow::{Context, Result};
 
 use super::fault::Fault;
-use crate::Mac;
+use crate::{Mac, mdns};
 
 /// How a device asks for its password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +143,34 @@ fn chip_names() -> String {
     CHIPS.iter().map(|chip| chip.name).collect::<Vec<_>>().join(", ")
 }
 
+/// Where a device reports by MQTT.
+#[derive(Clone, Debug)]
+pub struct Mqtt {
+    /// `HOST:PORT`.
+    pub broker: String,
+    /// Where it says that it is online; `<mac>` stands for the twelve hex digits of its MAC.
+    pub topic: String,
+    /// Between two reports. Guess: 30 s; to be measured on the device.
+    pub heartbeat: Duration,
+    /// Between two attempts to connect. Guess: 5 s, as in the examples of `PubSubClient`.
+    pub retry: Duration,
+}
+
+impl Mqtt {
+    /// Topic of the real firmware, which names no device (PROTOCOLS.md E3).
+    pub const TOPIC: &str = "home/ir_remote_mini/status";
+
+    /// Reports to the broker at `HOST:PORT` as the real firmware does.
+    pub fn new(broker: impl Into<String>) -> Self {
+        Self {
+            broker: broker.into(),
+            topic: Self::TOPIC.to_owned(),
+            heartbeat: Duration::from_secs(30),
+            retry: Duration::from_secs(5),
+        }
+    }
+}
+
 /// A simulated device.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -160,7 +188,7 @@ pub struct Config {
     pub chip: Chip,
     /// Hardware address; `None` = [`Mac::of_address`].
     pub mac: Option<Mac>,
-    /// Host name in the status pages.
+    /// Host name in the status pages and in multicast DNS.
     pub host_name: String,
     /// `firmwareVersion` at the start.
     pub version: String,
@@ -179,13 +207,20 @@ pub struct Config {
     pub slot_bytes: u32,
     /// Size of the flash, bytes.
     pub flash_bytes: u32,
+    /// Port on which it announces itself by multicast DNS (5353 on the real device); `None` = it does not.
+    pub mdns_port: Option<u16>,
+    /// Where it reports by MQTT; `None` = nowhere.
+    pub mqtt: Option<Mqtt>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
-    /// Decides the nonces.
+    /// Decides the nonces, and the delays of multicast DNS.
     pub seed: u64,
 }
 
 impl Config {
+    /// Port of multicast DNS (RFC 6762 3), for `mdns_port`.
+    pub const MDNS_PORT: u16 = mdns::PORT;
+
     /// A faultless device at `bind` on free ports, as the real firmware comes (PROTOCOLS.md E): XIAO ESP32-C6,
     /// MD5 authentication, label `1.0`, slot 0x140000.
     pub fn new(bind: Ipv4Addr) -> Self {
@@ -211,6 +246,8 @@ impl Config {
             uptime_s: 4711,
             slot_bytes: 0x14_0000,
             flash_bytes: 4_194_304,
+            mdns_port: None,
+            mqtt: None,
             faults: Vec::new(),
             seed: 0,
         }

@@ -1,8 +1,10 @@
 //! What can go wrong at a simulated device, by name.
 
-use std::fmt;
+use std::{fmt, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result, bail};
+
+use crate::Mac;
 
 /// A fault; see [`Fault::list`] for what each one does.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +42,18 @@ pub enum Fault {
     DuplicateChipId,
     NoStatusApi,
     NonsenseStatus(Nonsense),
+    StatusHuge,
+    StatusTruncated,
+    StatusWrongTypes,
+    StatusNotUtf8,
+    StatusSlow,
+    StatusRedirect(String),
+    EndlessHeaders,
+    MacClone(Mac),
+    Announces(Ipv4Addr),
+    MoveTo(Ipv4Addr, Duration),
+    Vanish(Duration),
+    Return(Duration),
     UptimeFrozen,
     OtaOff,
     OtaStaysOff(EnableAnswer),
@@ -79,6 +93,8 @@ pub enum EnableAnswer {
     Error,
 }
 
+/// Where [`Fault::StatusRedirect`] leads without an argument: to whoever asks.
+const REDIRECT: &str = "http://127.0.0.1/api/status";
 /// Bytes a second of [`Fault::Slow`] without an argument. A matter of taste: a 1.25 MB image takes about a minute.
 const SLOW_BYTES_PER_S: u32 = 20_000;
 
@@ -218,6 +234,58 @@ const LIST: &[Entry] = &[
         "huge|binary|types|endless|empty|html",
         "Answers status requests with nonsense.",
     ),
+    ("status-huge", "", "Answers status requests with 16 MiB of JSON."),
+    (
+        "status-truncated",
+        "",
+        "Answers status requests with the first half of what it promised, and closes the connection.",
+    ),
+    (
+        "status-wrong-types",
+        "",
+        "Answers status requests with the right keys and values of wrong types.",
+    ),
+    (
+        "status-not-utf8",
+        "",
+        "Answers status requests with a host name and a version that are no UTF-8.",
+    ),
+    (
+        "status-slow",
+        "",
+        "Answers status requests at five bytes a second.",
+    ),
+    (
+        "status-redirect",
+        "[URL]",
+        "Answers status requests with a redirect to URL (http://127.0.0.1/api/status unless given).",
+    ),
+    (
+        "endless-headers",
+        "",
+        "Answers status requests with headers that do not end.",
+    ),
+    ("mac-clone", "MAC", "Reports MAC in place of its own."),
+    (
+        "announces",
+        "ADDR",
+        "Announces ADDR by multicast DNS in place of its own address.",
+    ),
+    (
+        "move-to",
+        "ADDR@SECONDS",
+        "Has another address after so many seconds, without a restart; with --count, the others take the next ones.",
+    ),
+    (
+        "vanish",
+        "SECONDS",
+        "Answers nothing any more after so many seconds, without a farewell.",
+    ),
+    (
+        "return",
+        "SECONDS",
+        "Is back, restarted, so many seconds after it vanished.",
+    ),
     (
         "uptime-frozen",
         "",
@@ -349,6 +417,21 @@ impl Fault {
                 "html" => Nonsense::Html,
                 _ => bail!("unknown kind of nonsense {word:?}"),
             }),
+            "status-huge" => Self::StatusHuge,
+            "status-truncated" => Self::StatusTruncated,
+            "status-wrong-types" => Self::StatusWrongTypes,
+            "status-not-utf8" => Self::StatusNotUtf8,
+            "status-slow" => Self::StatusSlow,
+            "status-redirect" => Self::StatusRedirect(argument.unwrap_or(REDIRECT).to_owned()),
+            "endless-headers" => Self::EndlessHeaders,
+            "mac-clone" => Self::MacClone(word.parse()?),
+            "announces" => Self::Announces(word.parse()?),
+            "move-to" => {
+                let (address, after) = word.split_once('@').context("no @ before the seconds")?;
+                Self::MoveTo(address.parse()?, seconds(after)?)
+            }
+            "vanish" => Self::Vanish(seconds(word)?),
+            "return" => Self::Return(seconds(word)?),
             "uptime-frozen" => Self::UptimeFrozen,
             "ota-off" => Self::OtaOff,
             "ota-stays-off" => Self::OtaStaysOff(match argument {
@@ -373,6 +456,14 @@ impl Fault {
             "glued-acks" => Self::GluedAcks,
             _ => bail!("fault {name:?} is listed but not known"),
         })
+    }
+}
+
+/// A time from 0 to a day; more is no rehearsal.
+fn seconds(text: &str) -> Result<Duration> {
+    match text.parse()? {
+        seconds if (0.0..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        seconds => bail!("{seconds} s is out of range (0 to 86400)"),
     }
 }
 
@@ -429,6 +520,10 @@ mod tests {
             "LEN" => "17",
             "K" => "2",
             "SECONDS" => "0.5",
+            "MAC" => "a0:b1:c2:00:00:01",
+            "ADDR" => "127.0.0.9",
+            "ADDR@SECONDS" => "127.0.0.9@0.5",
+            "URL" => "http://127.0.0.1/",
             "TEXT" | "VERSION" => "9.9",
             choice => choice.split('|').next().unwrap(),
         }
@@ -479,6 +574,11 @@ mod tests {
             "http-early-error=200",
             "bad-nonce=1401",
             "slow-auth=NaN",
+            "vanish=-1",
+            "return=86401",
+            "move-to=127.0.0.9",
+            "move-to=here@1",
+            "mac-clone=a0:b1",
         ] {
             Fault::parse(text).unwrap_err();
         }

@@ -33,6 +33,9 @@ const HUGE_LEN: usize = 16 << 20;
 /// [`Nonsense::Endless`] does end, so that a forgotten client cannot keep a device for ever.
 const ENDLESS: Duration = Duration::from_mins(1);
 
+/// Between two bytes of [`Fault::StatusSlow`]: a status of some 700 bytes takes minutes.
+const SLOW_PAUSE: Duration = Duration::from_millis(200);
+
 const JSON: &str = "application/json";
 const PLAIN: &str = "text/plain";
 const HTML: &str = "text/html";
@@ -59,18 +62,12 @@ pub(super) async fn serve(device: &Shared, mut stream: TcpStream, peer: SocketAd
         return After::Idle;
     };
     device.lock().counters.http_requests += 1;
-    let nonsense = device.find(|f| {
-        if let Fault::NonsenseStatus(kind) = f {
-            Some(*kind)
-        } else {
-            None
-        }
-    });
+    let oddity = device.find(|fault| is_about_status(fault).then(|| fault.clone()));
     match (request.method.as_str(), request.path.as_str()) {
-        (_, "/api/status") | ("GET", "/api/ota/status") if nonsense.is_some() => {
-            if let Some(kind) = nonsense {
-                device.struck(&Fault::NonsenseStatus(kind));
-                answer_nonsense(&mut stream, kind).await;
+        (_, "/api/status") | ("GET", "/api/ota/status") if oddity.is_some() => {
+            if let Some(fault) = oddity {
+                device.struck(&fault);
+                answer_oddly(device, &mut stream, &fault).await;
             }
         }
         (_, "/api/status") => answer(&mut stream, 200, JSON, &pages::status(device)).await,
@@ -192,6 +189,74 @@ async fn send(stream: &mut TcpStream, bytes: &[u8]) -> bool {
 async fn finish(stream: &mut TcpStream) {
     if let Err(err) = stream.shutdown().await {
         tracing::debug!(%err, "client was gone before its answer ended");
+    }
+}
+
+fn is_about_status(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::NonsenseStatus(_)
+            | Fault::StatusHuge
+            | Fault::StatusTruncated
+            | Fault::StatusWrongTypes
+            | Fault::StatusNotUtf8
+            | Fault::StatusSlow
+            | Fault::StatusRedirect(_)
+            | Fault::EndlessHeaders
+    )
+}
+
+async fn answer_oddly(device: &Shared, stream: &mut TcpStream, fault: &Fault) {
+    let status = pages::status(device);
+    let head =
+        |len: usize| format!("HTTP/1.1 200 OK\r\nContent-Type: {JSON}\r\nContent-Length: {len}\r\n\r\n");
+    match fault {
+        Fault::NonsenseStatus(kind) => answer_nonsense(stream, *kind).await,
+        Fault::StatusHuge => answer_nonsense(stream, Nonsense::Huge).await,
+        // Unlike that nonsense, it is JSON for every reader.
+        Fault::StatusWrongTypes => {
+            answer(stream, 200, JSON, &pages::WRONG_TYPES.replace("-1e400", "1")).await;
+        }
+        Fault::StatusTruncated => {
+            let half = &status[..status.len() / 2];
+            send(stream, format!("{}{half}", head(status.len())).as_bytes()).await;
+            finish(stream).await;
+        }
+        Fault::StatusNotUtf8 => {
+            let mut body = status.into_bytes();
+            for key in [&br#""hostname":""#[..], br#""firmwareVersion":""#] {
+                if let Some(at) = body.windows(key.len()).position(|bytes| bytes == key) {
+                    let value = at + key.len();
+                    // A lone continuation byte, a byte that is never used, and half of a character.
+                    body.splice(value..value, [0x80, 0xFF, 0xC3]);
+                }
+            }
+            send(stream, &[head(body.len()).as_bytes(), &body].concat()).await;
+            finish(stream).await;
+        }
+        Fault::StatusSlow => {
+            for byte in format!("{}{status}", head(status.len())).bytes() {
+                if !send(stream, &[byte]).await {
+                    return;
+                }
+                sleep(SLOW_PAUSE).await;
+            }
+            finish(stream).await;
+        }
+        Fault::StatusRedirect(url) => {
+            let text = format!(
+                "HTTP/1.1 302 Found\r\nLocation: {url}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+            send(stream, text.as_bytes()).await;
+            finish(stream).await;
+        }
+        Fault::EndlessHeaders => {
+            send(stream, b"HTTP/1.1 200 OK\r\n").await;
+            let filling = format!("X-Filling: {}\r\n", "a".repeat(500));
+            let sending = async { while send(stream, filling.as_bytes()).await {} };
+            let _ended = timeout(ENDLESS, sending).await;
+        }
+        _ => {}
     }
 }
 

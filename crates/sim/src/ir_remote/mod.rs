@@ -11,6 +11,7 @@ mod multipart;
 mod ota;
 mod pace;
 mod pages;
+mod presence;
 mod slot;
 mod state;
 
@@ -22,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
@@ -32,12 +33,12 @@ use tokio::{
 };
 
 pub use self::{
-    config::{Auth, Chip, Config},
+    config::{Auth, Chip, Config, Mqtt},
     fault::{EnableAnswer, Fault, Nonsense},
     state::{Counters, Running},
 };
-use self::{ota::Port, state::Shared};
-use crate::{EventKind, EventSink, Mac, nth_address};
+use self::{ota::Port, presence::Link, state::Shared};
+use crate::{EventKind, EventSink, Mac, mdns, nth_address};
 
 /// Connections that wait for the synchronous web server (Arduino `NetworkServer`: `max_clients` = 4).
 const BACKLOG: i32 = 4;
@@ -65,8 +66,12 @@ pub async fn start(config: Config, events: EventSink) -> Result<Device> {
 /// ports, with MACs that are distinct and the same each time.
 ///
 /// # Errors
-/// When a port cannot be bound, or there are not so many addresses.
+/// When a port cannot be bound, there are not so many addresses, or something is to return that never vanishes.
 pub async fn start_many(config: Config, count: usize, events: EventSink) -> Result<Vec<Device>> {
+    let has = |fits: fn(&Fault) -> bool| config.faults.iter().any(fits);
+    if has(|fault| matches!(fault, Fault::Return(_))) && !has(|fault| matches!(fault, Fault::Vanish(_))) {
+        bail!("fault return needs fault vanish beside it");
+    }
     let free_ports = config.ota_port == 0 || config.http_port == 0;
     let mut n_tries = if free_ports { N_PORT_TRIES } else { 1 };
     let sockets = loop {
@@ -83,6 +88,17 @@ pub async fn start_many(config: Config, count: usize, events: EventSink) -> Resu
         let mac = config.mac.map_or(Mac::of_address(address), |mac| mac.nth(i));
         let shared = Arc::new(Shared::new(config.clone(), address, ports, mac, events.clone()));
         let server = open(&shared, door)?;
+        let mut task = JoinSet::new();
+        if let Some(port) = config.mdns_port {
+            let sockets = mdns::Sockets::open(address, port)
+                .with_context(|| format!("joining multicast DNS on port {port} from {address}"))?;
+            let shared = Arc::clone(&shared);
+            task.spawn(async move { presence::announce(&shared, port, sockets).await });
+        }
+        if let Some(mqtt) = config.mqtt.clone() {
+            let shared = Arc::clone(&shared);
+            task.spawn(async move { presence::report(&shared, &mqtt).await });
+        }
         let fields = vec![
             ("ip", address.to_string().into()),
             ("ota_port", ports.0.into()),
@@ -90,7 +106,6 @@ pub async fn start_many(config: Config, count: usize, events: EventSink) -> Resu
             ("mac", mac.to_string().into()),
         ];
         shared.emit(EventKind::Ready, fields);
-        let mut task = JoinSet::new();
         task.spawn(run(Arc::clone(&shared), udp, server));
         devices.push(Device { shared, _task: task });
     }
@@ -100,7 +115,7 @@ pub async fn start_many(config: Config, count: usize, events: EventSink) -> Resu
 impl Device {
     /// Its address.
     pub fn ip(&self) -> Ipv4Addr {
-        self.shared.ip
+        self.shared.ip()
     }
 
     /// UDP port for invitations.
@@ -195,6 +210,10 @@ enum End {
     Restart(Reason, Option<TcpStream>),
     /// It is dead until its faults change.
     Off,
+    /// It has another address from now on.
+    Move(Ipv4Addr),
+    /// It answers nothing until it returns or somebody switches it off and on.
+    Vanish,
 }
 
 /// The web server's port while the device lives, or a socket that only keeps it: connections to that are refused.
@@ -250,23 +269,46 @@ fn open(device: &Shared, socket: Socket) -> Result<Door> {
 /// Closes the web server and takes its port again.
 async fn close(device: &Shared, door: Door) -> Socket {
     drop(door);
+    let (ip, port) = (device.ip(), device.http_port);
     loop {
-        match reserve(device.ip, device.http_port) {
+        match reserve(ip, port) {
             Ok(socket) => return socket,
-            Err(err) => {
-                tracing::warn!(%err, ip = %device.ip, port = device.http_port, "web server's port is taken");
-            }
+            Err(err) => tracing::warn!(%err, %ip, port, "web server's port is taken"),
         }
         sleep(REBIND_PAUSE).await;
     }
 }
 
-async fn run(device: Arc<Shared>, udp: UdpSocket, mut door: Door) {
+/// Both ports at another address, as soon as they can be had there.
+async fn open_at(device: &Shared, ip: Ipv4Addr) -> (UdpSocket, Socket) {
+    loop {
+        let udp = UdpSocket::bind((ip, device.ota_port)).await;
+        match udp.and_then(|udp| Ok((udp, reserve(ip, device.http_port)?))) {
+            Ok(sockets) => return sockets,
+            Err(err) => tracing::warn!(%err, %ip, "the new address cannot be taken"),
+        }
+        sleep(REBIND_PAUSE).await;
+    }
+}
+
+async fn run(device: Arc<Shared>, mut udp: UdpSocket, mut door: Door) {
     let mut port = Port::Idle;
     loop {
         let end = live(&device, &udp, &door, port).await;
-        let socket = close(&device, door).await;
+        let mut ip = device.ip();
+        device.set_link(Link { up: false, ip });
+        let mut socket = close(&device, door).await;
         let held = match end {
+            End::Move(address) => {
+                ip = address;
+                (udp, socket) = open_at(&device, ip).await;
+                None
+            }
+            End::Vanish => {
+                absent(&device).await;
+                device.restart();
+                None
+            }
             End::Off => {
                 while device.has(&Fault::Dead) {
                     device.changed.notified().await;
@@ -297,17 +339,41 @@ async fn run(device: Arc<Shared>, udp: UdpSocket, mut door: Door) {
         door = match open(&device, socket) {
             Ok(door) => door,
             Err(err) => {
-                tracing::error!("simulated device {} cannot come back: {err:#}", device.ip);
+                tracing::error!("simulated device {ip} cannot come back: {err:#}");
                 return;
             }
         };
         port = Port::Idle;
+        device.set_link(Link { up: true, ip });
         let running = device.running();
         let fields = vec![
             ("version", running.version.into()),
             ("uptime_s", running.uptime_s.into()),
+            ("ip", ip.to_string().into()),
         ];
         device.emit(EventKind::Up, fields);
+    }
+}
+
+/// Lasts as long as a device that vanished stays away.
+async fn absent(device: &Shared) {
+    let after = device.find(|fault| {
+        if let Fault::Return(after) = fault {
+            Some(*after)
+        } else {
+            None
+        }
+    });
+    let returns = after.map(|after| Instant::now() + after);
+    let switched = async {
+        while !device.take_power_cycle() {
+            device.changed.notified().await;
+        }
+    };
+    // Both arms only wait.
+    select! {
+        () = until(returns) => {}
+        () = switched => {}
     }
 }
 
@@ -324,10 +390,16 @@ async fn live(device: &Shared, udp: &UdpSocket, door: &Door, mut port: Port) -> 
         if device.take_power_cycle() {
             return End::Restart(Reason::Power, None);
         }
+        let upheaval = device.upheaval();
+        let upheaval_time = upheaval.as_ref().map(|(time, _)| *time);
         let silent = device.has(&Fault::Silent);
         // Dropping any of these futures loses nothing: they only wait until a socket is ready or a time has come.
         let after = select! {
             () = device.changed.notified() => After::Idle,
+            () = until(upheaval_time) => match upheaval {
+                Some((_, fault)) => return overturn(device, &fault),
+                None => After::Idle,
+            },
             () = until(crash_time) => After::Restart(Reason::Crash, None),
             // OTA switched off: datagrams queue up unread (PROTOCOLS.md E3).
             received = udp.recv_from(&mut datagram), if device.running().ota_enabled => match received {
@@ -352,6 +424,19 @@ async fn live(device: &Shared, udp: &UdpSocket, door: &Door, mut port: Port) -> 
         if let After::Restart(reason, held) = after {
             return End::Restart(reason, held);
         }
+    }
+}
+
+/// What a fault does to the network, once.
+fn overturn(device: &Shared, fault: &Fault) -> End {
+    device.struck(fault);
+    device.spend(fault);
+    match fault {
+        Fault::MoveTo(first, _) => {
+            // Each device of several keeps its place.
+            End::Move(Ipv4Addr::from_bits(first.to_bits().wrapping_add(device.place)))
+        }
+        _ => End::Vanish,
     }
 }
 

@@ -75,7 +75,7 @@ impl Port {
     fn abandoned(device: &Shared) -> Self {
         let invitation = Invitation {
             command: Command::Flash,
-            ip: device.ip,
+            ip: device.ip(),
             port: 0,
             size: 0,
             md5: String::new(),
@@ -289,7 +289,7 @@ pub(super) async fn fetch(device: &Shared, invitation: Invitation) -> After {
         return After::Idle;
     }
     let host = SocketAddrV4::new(invitation.ip, invitation.port);
-    let Ok(Ok(stream)) = timeout(CONNECT_TIMEOUT, connect(device.ip, host)).await else {
+    let Ok(Ok(stream)) = timeout(CONNECT_TIMEOUT, connect(device.ip(), host)).await else {
         device.set_report("error", "Connect Failed");
         return After::Idle;
     };

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{config::Auth, fault::Fault, state::Shared};
+use super::{config::Auth, fault::Fault, presence::MQTT_MAX_ATTEMPTS, state::Shared};
 
 /// Free heap of the example in PROTOCOLS.md E2, bytes.
 const FREE_HEAP: u32 = 251_234;
@@ -11,20 +11,27 @@ const FREE_HEAP: u32 = 251_234;
 pub(super) fn status(device: &Shared) -> String {
     let running = device.running();
     let report = device.lock().report.clone();
+    let mqtt = device.lock().mqtt;
     let mac = device.reported_mac();
     format!(
         concat!(
             r#"{{"lastButton":"None","lastTime":"Never","uptime":"{uptime}s","wifiConnected":true,"#,
-            r#""mqttConnected":false,"mqttEnabled":true,"mqttGivenUp":false,"mqttFailedAttempts":0,"mqttMaxAttempts":5,"#,
-            r#""mqttConnectedOnce":false,"lastMQTTAttempt":12,"freeHeap":{heap},"ipAddress":"{ip}","#,
-            r#""mqttClientId":"IRReceiver_Mini_{chip_id}","deviceType":"mini","buttonCount":"4 / 100","#,
+            r#""mqttConnected":{connected},"mqttEnabled":true,"mqttGivenUp":{given_up},"mqttFailedAttempts":{failed},"#,
+            r#""mqttMaxAttempts":{most},"mqttConnectedOnce":{once},"lastMQTTAttempt":12,"freeHeap":{heap},"ipAddress":"{ip}","#,
+            r#""mqttClientId":"{client_id}","deviceType":"mini","buttonCount":"4 / 100","#,
             r#""macAddress":"{mac}","chipId":"{chip_id}","hostname":{host},"firmwareVersion":{version},"#,
             r#""otaEnabled":{enabled},"otaInProgress":false,"otaStatus":"{ota_status}","otaProgress":{progress},"#,
             r#""mqttNeedsSetup":false,"history":[]}}"#
         ),
         uptime = running.uptime_s,
+        connected = mqtt.connected,
+        given_up = mqtt.given_up,
+        failed = mqtt.n_failed,
+        most = MQTT_MAX_ATTEMPTS,
+        once = mqtt.connected_once,
+        client_id = mqtt_client_id(device),
         heap = FREE_HEAP,
-        ip = device.ip,
+        ip = device.ip(),
         chip_id = chip_id(device),
         mac = mac,
         host = quoted(&device.config.host_name),
@@ -60,7 +67,7 @@ pub(super) fn ota_status(device: &Shared) -> String {
         model = config.chip.model,
         heap = FREE_HEAP,
         flash = config.flash_bytes,
-        ip = device.ip,
+        ip = device.ip(),
         uptime = running.uptime_s,
         port = device.ota_port,
         password = quoted(password.unwrap_or_default()),
@@ -79,6 +86,17 @@ pub(super) fn ota_progress(device: &Shared) -> String {
         status = report.status,
         error = report.error,
     )
+}
+
+/// What is published every now and then (PROTOCOLS.md E3); it does not say which device it is.
+pub(super) fn heartbeat(device: &Shared) -> String {
+    let uptime = device.running().uptime_s;
+    format!(r#"{{"status":"online","uptime":{uptime},"free_heap":{FREE_HEAP},"device":"ir_receiver_mini"}}"#)
+}
+
+/// Collides where two boards of one batch have one chip id (PROTOCOLS.md E3).
+pub(super) fn mqtt_client_id(device: &Shared) -> String {
+    format!("IRReceiver_Mini_{}", chip_id(device))
 }
 
 /// The right keys with values of wrong types.

@@ -7,12 +7,13 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::{
     auth::{Scheme, md5_hex, sha256_hex},
     config::{Auth, Config},
     fault::Fault,
+    presence::{Link, MqttReport},
     slot::{Command, Received, error::MD5 as MD5_FAILED},
 };
 use crate::{EventKind, EventSink, Mac};
@@ -107,10 +108,12 @@ impl OtaReport {
 
 pub(super) struct Shared {
     pub(super) config: Config,
-    pub(super) ip: Ipv4Addr,
     pub(super) ota_port: u16,
     pub(super) http_port: u16,
+    /// How many places after the first of several devices it is.
+    pub(super) place: u32,
     mac: Mac,
+    link: watch::Sender<Link>,
     events: EventSink,
     /// Something was changed from outside.
     pub(super) changed: Notify,
@@ -120,9 +123,12 @@ pub(super) struct Shared {
 pub(super) struct State {
     /// With a mark when it is spent.
     faults: Vec<(Fault, bool)>,
+    /// Since when it has them.
+    faulty_since: Instant,
     pub(super) counters: Counters,
     pub(super) ota_enabled: bool,
     pub(super) report: OtaReport,
+    pub(super) mqtt: MqttReport,
     pub(super) power_cycle: bool,
     version: String,
     version_after: Option<String>,
@@ -163,9 +169,11 @@ impl Shared {
     ) -> Self {
         let state = State {
             faults: config.faults.iter().map(|fault| (fault.clone(), false)).collect(),
+            faulty_since: Instant::now(),
             counters: Counters::default(),
             ota_enabled: true,
             report: OtaReport::IDLE,
+            mqtt: MqttReport::default(),
             power_cycle: false,
             version: config.version.clone(),
             version_after: config.version_after.clone(),
@@ -180,12 +188,17 @@ impl Shared {
             n_datagrams: 0,
             n_replies: 0,
         };
+        let place = address.to_bits().wrapping_sub(config.bind.to_bits());
         let shared = Self {
             config,
-            ip: address,
             ota_port: ports.0,
             http_port: ports.1,
+            place,
             mac,
+            link: watch::Sender::new(Link {
+                up: true,
+                ip: address,
+            }),
             events,
             changed: Notify::new(),
             state: Mutex::new(state),
@@ -203,11 +216,30 @@ impl Shared {
         self.events.emit(&self.mac.bare(), kind, fields);
     }
 
+    // Network
+
+    /// Its address now.
+    pub(super) fn ip(&self) -> Ipv4Addr {
+        self.link.borrow().ip
+    }
+
+    /// Follows where it is in the network, and whether.
+    pub(super) fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// It is in the network at this address, or no longer.
+    pub(super) fn set_link(&self, link: Link) {
+        self.link
+            .send_if_modified(|old| std::mem::replace(old, link) != link);
+    }
+
     // Faults
 
     pub(super) fn set_faults(&self, faults: Vec<Fault>) {
         let mut state = self.lock();
         state.faults = faults.into_iter().map(|fault| (fault, false)).collect();
+        state.faulty_since = Instant::now();
         state.n_datagrams = 0;
         state.n_replies = 0;
         drop(state);
@@ -245,11 +277,31 @@ impl Shared {
         }
     }
 
+    /// The next change of the network that its faults ask for, and when.
+    pub(super) fn upheaval(&self) -> Option<(Instant, Fault)> {
+        let state = self.lock();
+        let upheavals = state.faults().filter_map(|fault| match fault {
+            Fault::MoveTo(_, after) | Fault::Vanish(after) => {
+                Some((state.faulty_since + *after, fault.clone()))
+            }
+            _ => None,
+        });
+        upheavals.min_by_key(|(time, _)| *time)
+    }
+
     // Identity and reports
 
     /// The MAC that the device reports now.
     pub(super) fn reported_mac(&self) -> Mac {
-        self.lock().other_mac.unwrap_or(self.mac)
+        let state = self.lock();
+        let cloned = state.find(|fault| {
+            if let Fault::MacClone(mac) = fault {
+                Some(*mac)
+            } else {
+                None
+            }
+        });
+        state.other_mac.or(cloned).unwrap_or(self.mac)
     }
 
     /// The MAC that the device was made with.

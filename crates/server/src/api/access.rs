@@ -1,0 +1,182 @@
+//! Who may do what: one table for all routes. What is not in it, nobody may.
+
+use http::Method;
+use model::access::Role;
+
+/// The least that somebody must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Least {
+    /// Anybody; the route itself tells nothing that is not for everybody.
+    Anyone,
+    /// Whoever asks from this machine, unless the configuration says otherwise; else a viewer.
+    Metrics,
+    /// Somebody with this role.
+    Role(Role),
+}
+
+/// How large a request's body may be, and of what kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// JSON, at most [`JSON_MAX_LEN`].
+    Json,
+    /// JSON of somebody we do not know yet, at most [`TOKEN_MAX_LEN`].
+    Token,
+    /// A firmware image, at most [`IMAGE_MAX_LEN`].
+    Image,
+}
+
+/// Largest body of JSON, bytes (RELIABILITY.md T19).
+pub(crate) const JSON_MAX_LEN: usize = 1024 * 1024;
+/// Largest body of somebody unknown, bytes: a token fits, and hundreds of strangers at once cost nothing.
+pub(crate) const TOKEN_MAX_LEN: usize = 4 * 1024;
+/// Largest firmware image, bytes; no family takes one of half that size.
+pub(crate) const IMAGE_MAX_LEN: usize = 16 * 1024 * 1024;
+
+/// One method of one route.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The method.
+    pub method: Method,
+    /// The route, as it is registered.
+    pub path: &'static str,
+    /// Who may.
+    pub least: Least,
+    /// What it is called in the audit; empty where it only reads.
+    pub action: &'static str,
+    /// What it takes.
+    pub takes: Takes,
+}
+
+const fn read(path: &'static str, least: Role) -> Access {
+    Access {
+        method: Method::GET,
+        path,
+        least: Least::Role(least),
+        action: "",
+        takes: Takes::Json,
+    }
+}
+
+const fn open(path: &'static str, least: Least) -> Access {
+    Access {
+        method: Method::GET,
+        path,
+        least,
+        action: "",
+        takes: Takes::Json,
+    }
+}
+
+const fn change(method: Method, path: &'static str, least: Role, action: &'static str) -> Access {
+    Access {
+        method,
+        path,
+        least: Least::Role(least),
+        action,
+        takes: Takes::Json,
+    }
+}
+
+use Role::{Admin, Viewer};
+
+/// The table. `docs/guide/api.md` shows it, and a test holds both to each other and to the router.
+pub const TABLE: &[Access] = &[
+    open("/health", Least::Anyone),
+    open("/metrics", Least::Metrics),
+    read("/api/v1/openapi.json", Viewer),
+    read("/api/v1/whoami", Viewer),
+    Access {
+        method: Method::POST,
+        path: "/api/v1/session",
+        least: Least::Anyone,
+        action: "session.begin",
+        takes: Takes::Token,
+    },
+    change(Method::DELETE, "/api/v1/session", Viewer, "session.end"),
+    // the server itself
+    read("/api/v1/settings", Viewer),
+    change(Method::PATCH, "/api/v1/settings", Admin, "settings.change"),
+    change(
+        Method::POST,
+        "/api/v1/configuration/reload",
+        Admin,
+        "configuration.reload",
+    ),
+    read("/api/v1/events", Viewer),
+    read("/api/v1/audit", Admin),
+    read("/api/v1/audit/check", Admin),
+    read("/api/v1/tokens", Admin),
+    change(Method::POST, "/api/v1/tokens", Admin, "token.create"),
+    change(Method::DELETE, "/api/v1/tokens/{id}", Admin, "token.revoke"),
+];
+
+/// What the table says of a request; none where nobody may. `HEAD` is `GET` without its body.
+pub(crate) fn access(method: &Method, path: &str) -> Option<&'static Access> {
+    let method = if method == Method::HEAD {
+        &Method::GET
+    } else {
+        method
+    };
+    TABLE
+        .iter()
+        .find(|access| access.method == *method && access.path == path)
+}
+
+/// The methods that a route has.
+pub(crate) fn methods(path: &str) -> Vec<&'static str> {
+    TABLE
+        .iter()
+        .filter(|access| access.path == path)
+        .map(|access| access.method.as_str())
+        .collect()
+}
+
+/// Whether a request with this method may change anything.
+pub(crate) fn changes(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_never_changes_and_changing_has_a_name() {
+        for access in TABLE {
+            assert_eq!(
+                changes(&access.method),
+                !access.action.is_empty(),
+                "{} {}",
+                access.method,
+                access.path
+            );
+        }
+    }
+
+    #[test]
+    fn no_route_is_there_twice() {
+        for (idx, access) in TABLE.iter().enumerate() {
+            let twice = TABLE[idx + 1..]
+                .iter()
+                .any(|other| other.method == access.method && other.path == access.path);
+            assert!(!twice, "{} {}", access.method, access.path);
+        }
+    }
+
+    #[test]
+    fn only_three_routes_are_open_to_anybody() {
+        let open: Vec<_> = TABLE
+            .iter()
+            .filter(|access| !matches!(access.least, Least::Role(_)))
+            .map(|access| (access.method.as_str(), access.path))
+            .collect();
+        assert_eq!(
+            open,
+            [
+                ("GET", "/health"),
+                ("GET", "/metrics"),
+                ("POST", "/api/v1/session")
+            ]
+        );
+    }
+}

@@ -1,0 +1,357 @@
+//! Looks at devices: in turn, many at once, and the slow ones never in the way of the others.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::NoAnswers;
+use model::device::{Ota, Snapshot};
+use model::family::{Driver, Family, Fault, FaultKind, Notes, Reason, Target};
+use model::id::{DeviceId, Strength};
+use model::inventory::{MISSES_TO_OFFLINE, State as Standing};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use super::Fleet;
+use super::arrive::How;
+use super::entry::Conflict;
+
+/// Looks at once at devices that answered last time. Guess: enough for 1,000 devices in a few seconds.
+const N_PROMPT: usize = 32;
+/// Looks at once at devices that did not, or were never reached: they may take their 5 s without holding up the others.
+const N_SLOW: usize = 64;
+/// How soon after a miss to look again: three of them in less than two polls (RELIABILITY.md G10).
+/// Guess: longer than a device takes to restart its network.
+const AFTER_MISS: Duration = Duration::from_secs(10);
+/// How many looks are mere glances between two full ones.
+const N_GLANCES: u32 = 20;
+/// How long the poller sleeps at most.
+const MAX_SLEEP: Duration = Duration::from_mins(1);
+
+/// What a look needs to know.
+struct Due {
+    key: String,
+    id: DeviceId,
+    family: Arc<dyn Family>,
+    address: Option<IpAddr>,
+    given_as: Option<String>,
+    notes: Notes,
+    chip: Option<String>,
+    full: bool,
+    /// It was listed and never reached: its identity is not known yet.
+    placeholder: bool,
+    clones: Option<[IpAddr; 2]>,
+    heard_at: Option<Duration>,
+    ota_wanted: Option<bool>,
+    poll_every: Duration,
+    slow: bool,
+}
+
+impl Fleet {
+    /// Looks at every device in turn.
+    pub(super) async fn poll(self, cancel: CancellationToken) {
+        let mut looks: JoinSet<bool> = JoinSet::new();
+        let (mut n_prompt, mut n_slow) = (0, 0);
+        loop {
+            let (due, next) = self.due(N_PROMPT - n_prompt, N_SLOW - n_slow);
+            for due in due {
+                *if due.slow { &mut n_slow } else { &mut n_prompt } += 1;
+                let fleet = self.clone();
+                let span = tracing::info_span!("look", device = %due.id);
+                looks.spawn(
+                    async move {
+                        let slow = due.slow;
+                        fleet.poll_one(due).await;
+                        slow
+                    }
+                    .instrument(span),
+                );
+            }
+            let ended = tokio::select! {
+                () = cancel.cancelled() => break,
+                // A lost notification is made up for by the next look at what is due.
+                () = self.inner.wake.notified() => None,
+                () = tokio::time::sleep_until(next) => None,
+                Some(ended) = looks.join_next() => Some(ended),
+            };
+            let mut ended = ended;
+            while let Some(slow) = ended {
+                match slow {
+                    Ok(true) => n_slow -= 1,
+                    Ok(false) => n_prompt -= 1,
+                    Err(error) => {
+                        tracing::error!(%error, "a look has ended early");
+                        (n_prompt, n_slow) = self.count_looking();
+                    }
+                }
+                ended = looks.try_join_next();
+            }
+        }
+        looks.shutdown().await;
+    }
+
+    /// Looks that are under way, counted anew.
+    fn count_looking(&self) -> (usize, usize) {
+        let state = self.state();
+        let looking = state.entries.values().filter(|entry| entry.looking);
+        let slow = looking
+            .filter(|entry| is_slow(entry.presence.state(), entry.presence.misses()))
+            .count();
+        (0, slow.min(N_SLOW))
+    }
+
+    /// The devices to look at now, and when the next is due.
+    fn due(&self, n_prompt: usize, n_slow: usize) -> (Vec<Due>, Instant) {
+        let settings = self.settings();
+        let now = Instant::now();
+        let mut next = now + MAX_SLEEP;
+        let (mut prompt, mut slow) = (n_prompt, n_slow);
+        let mut due = Vec::new();
+        let mut state = self.state();
+        for (key, entry) in &mut state.entries {
+            if entry.looking {
+                continue;
+            }
+            if entry.next_look > now {
+                next = next.min(entry.next_look);
+                continue;
+            }
+            let is_slow = is_slow(entry.presence.state(), entry.presence.misses());
+            let room = if is_slow { &mut slow } else { &mut prompt };
+            if *room == 0 {
+                // One that ends makes room and brings us back.
+                continue;
+            }
+            *room -= 1;
+            let Some(family) = settings.family(entry.row.id.family.as_str()) else {
+                continue;
+            };
+            entry.looking = true;
+            let clones = match &entry.conflict {
+                Some(Conflict::Clones { addresses, .. }) => Some(*addresses),
+                _ => None,
+            };
+            let hardware_known = entry
+                .row
+                .snapshot
+                .as_ref()
+                .is_some_and(|snapshot| snapshot.hardware != model::device::Hardware::default());
+            due.push(Due {
+                key: key.clone(),
+                id: entry.row.id.clone(),
+                family: entry.family.clone(),
+                address: entry.row.address,
+                given_as: entry.row.given_as.clone(),
+                notes: entry.row.notes.clone(),
+                chip: entry.row.chip.clone(),
+                full: !hardware_known
+                    || entry.glances == 0 && entry.presence.state() != Standing::Online
+                    || entry.glances % N_GLANCES == 0,
+                placeholder: entry.row.seen_ms.is_none() && entry.row.given_as.is_some(),
+                clones,
+                heard_at: entry.heard_at,
+                ota_wanted: entry.row.ota_wanted.filter(|_| entry.row.enrolled_ms.is_some()),
+                poll_every: family.poll_every,
+                slow: is_slow,
+            });
+        }
+        (due, next)
+    }
+
+    async fn poll_one(&self, due: Due) {
+        let began = Instant::now();
+        let answered = self.poll_answered(&due).await;
+        self.inner
+            .metrics
+            .polled(due.id.family.as_str(), answered, began.elapsed());
+        let mut state = self.state();
+        if let Some(entry) = state.entries.get_mut(&due.key) {
+            entry.looking = false;
+            let soon = !answered && entry.presence.misses() < MISSES_TO_OFFLINE;
+            let pause = if soon {
+                due.poll_every.min(AFTER_MISS)
+            } else {
+                due.poll_every
+            };
+            entry.next_look = Instant::now() + pause;
+        }
+    }
+
+    /// Looks at one device. Says whether it answered.
+    async fn poll_answered(&self, due: &Due) -> bool {
+        if let Some(addresses) = due.clones {
+            let looks = addresses.map(|address| self.glance(&due.family, address, None));
+            let [one, other] = looks;
+            let (one, other) = tokio::join!(one, other);
+            let is_it = |look: Result<Snapshot, Fault>| look.is_ok_and(|seen| seen.id == due.id);
+            self.clones_looked(&due.key, [is_it(one), is_it(other)]);
+            return true;
+        }
+        let Some(address) = self.whereabouts(due).await else {
+            return self.unplaced(due);
+        };
+        let given_as = due.given_as.as_deref();
+        let mut driver = driver(&due.family, address, given_as, due);
+        let look = if due.full {
+            driver.probe().await
+        } else {
+            driver.glance().await
+        };
+        match look {
+            Ok(snapshot) if due.placeholder => {
+                let how = How {
+                    source: Some("config"),
+                    full: due.full,
+                    given_as: due.given_as.clone(),
+                };
+                let id = self.arrived(&due.family, address, snapshot, &how).await;
+                self.identified(&due.id, &id);
+                true
+            }
+            Ok(snapshot) if snapshot.id == due.id => {
+                let switch = due.ota_wanted.filter(|wanted| snapshot.ota == ota(!wanted));
+                let how = How {
+                    source: None,
+                    full: due.full,
+                    given_as: None,
+                };
+                self.arrived(&due.family, address, snapshot, &how).await;
+                if let Some(on) = switch {
+                    self.switch_again(&due.id, &mut *driver, on).await;
+                }
+                true
+            }
+            Ok(snapshot) => {
+                let other = snapshot.id.clone();
+                let how = How {
+                    source: Some("scan"),
+                    full: due.full,
+                    given_as: None,
+                };
+                self.arrived(&due.family, address, snapshot, &how).await;
+                let text = format!("Another device, {other}, answers at {address}.");
+                let fault = Fault::before_push(FaultKind::Refused, Reason::OtherDevice, text);
+                self.missed(&due.key, &fault);
+                false
+            }
+            Err(fault) => {
+                // During an update the device is silent, and nothing is wrong with it (RELIABILITY.md F43).
+                let updating = matches!(self.inner.store.open_job(&due.id).await, Ok(Some(_)));
+                if !updating {
+                    self.inner
+                        .metrics
+                        .failed(due.id.family.as_str(), fault.reason.name());
+                    self.missed(&due.key, &fault);
+                }
+                updating
+            }
+        }
+    }
+
+    /// Where to look; a name is asked for anew whenever its device did not answer.
+    async fn whereabouts(&self, due: &Due) -> Option<IpAddr> {
+        let is_name = |host: &&String| host.parse::<IpAddr>().is_err();
+        if let Some(host) = due.given_as.as_ref().filter(is_name)
+            && (due.placeholder || due.slow)
+        {
+            let found = net::resolve(host).await.ok()?;
+            let first = found
+                .into_iter()
+                .find(|address| self.inner.site.dialer.allows(*address));
+            return first.or(due.address);
+        }
+        if due.address.is_some() {
+            return due.address;
+        }
+        let mac = due.id.mac_bytes()?;
+        net::address_of(mac).filter(|address| self.inner.site.dialer.allows(*address))
+    }
+
+    /// One that nobody knows the address of: its heartbeats are all there is.
+    fn unplaced(&self, due: &Due) -> bool {
+        let now = self.boot();
+        let silent_for = due.heard_at.map(|heard| now.saturating_sub(heard));
+        if silent_for.is_some_and(|silent| silent < due.poll_every * u32::from(MISSES_TO_OFFLINE)) {
+            return true;
+        }
+        let text = match &due.given_as {
+            Some(host) => format!("The name {host} has no address that may be reached."),
+            None => "Its address is not known, and nothing was heard of it at the broker.".to_owned(),
+        };
+        let fault = Fault::before_push(FaultKind::Unreachable, Reason::NoAnswer, text);
+        // Three intervals of silence are three misses.
+        for _ in 0..MISSES_TO_OFFLINE {
+            self.missed(&due.key, &fault);
+        }
+        false
+    }
+
+    /// Its owner wants the switch the other way, and a restart has put it back.
+    async fn switch_again(&self, id: &DeviceId, driver: &mut dyn Driver, on: bool) {
+        // Somebody else may be updating it: the next look tries again.
+        let Ok(lease) = self.inner.engine.lease(id).await else {
+            return;
+        };
+        if let Err(fault) = driver.switch_ota(on).await {
+            tracing::warn!(device = %id, fault = fault.text, "the OTA switch could not be put as its owner wants it");
+        }
+        self.inner.engine.release(lease).await;
+    }
+
+    /// Reads what changes from a device at an address.
+    pub(super) async fn glance(
+        &self,
+        family: &Arc<dyn Family>,
+        address: IpAddr,
+        given_as: Option<&str>,
+    ) -> Result<Snapshot, Fault> {
+        family.open(target(address, given_as)).glance().await
+    }
+
+    /// Reads everything from a device at an address.
+    pub(super) async fn probe(
+        &self,
+        family: &Arc<dyn Family>,
+        address: IpAddr,
+        given_as: Option<&str>,
+    ) -> Result<Snapshot, Fault> {
+        family.open(target(address, given_as)).probe().await
+    }
+}
+
+/// Talks to a device that is known.
+fn driver(family: &Arc<dyn Family>, address: IpAddr, given_as: Option<&str>, due: &Due) -> Box<dyn Driver> {
+    // A weak identity is made of the host: it has to stay the same.
+    let given_as = given_as.or(match due.id.strength {
+        Strength::Weak if !due.placeholder => Some(due.id.hardware.as_str()),
+        _ => None,
+    });
+    let mut target = target(address, given_as);
+    target.notes = due.notes.clone();
+    target.chip.clone_from(&due.chip);
+    family.open(target)
+}
+
+/// A look never logs in and never answers: it gets no password.
+fn target(address: IpAddr, given_as: Option<&str>) -> Target {
+    Target {
+        address,
+        given_as: given_as.map_or_else(|| address.to_string(), str::to_owned),
+        username: None,
+        secret: None,
+        chip: None,
+        notes: Notes::default(),
+        answers: Arc::new(NoAnswers),
+    }
+}
+
+/// Whether a device is one that may take its time.
+fn is_slow(standing: Standing, misses: u8) -> bool {
+    standing != Standing::Online || misses > 0
+}
+
+pub(super) fn ota(on: bool) -> Ota {
+    if on { Ota::Enabled } else { Ota::Disabled }
+}

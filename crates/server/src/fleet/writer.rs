@@ -1,0 +1,255 @@
+//! Writes behind: in order, polls in batches.
+
+use std::time::Duration;
+
+use model::id::DeviceId;
+use model::inventory::State as Standing;
+use serde_json::Value;
+use store::{FleetRow, InventoryError, Poll, RemoveDeviceError, StoreError};
+use tokio_util::sync::CancellationToken;
+
+use super::Fleet;
+use super::entry::Entry;
+use crate::views::EventView;
+
+/// Polls of one transaction (DESIGN.md, "What is settled": polls).
+const N_POLLS: usize = 50;
+/// How long a poll may wait for others. Guess: what is lost at a power cut is then a few seconds of health.
+const POLL_WAIT: Duration = Duration::from_secs(2);
+/// How long to wait after a write that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// What may wait while the store takes nothing; then polls are dropped, and what matters is kept.
+const N_WAITING: usize = 20_000;
+
+/// How far the looks at what was done beside the server overlap: as long as a write may wait for the database's lock, and more.
+const OVERLAP_MS: i64 = 15_000;
+
+/// One thing to write.
+pub(super) enum Write {
+    Row(Box<FleetRow>),
+    Poll(Box<Poll>),
+    Enroll {
+        id: DeviceId,
+        by: &'static str,
+        at_ms: i64,
+    },
+    Forget(DeviceId),
+    Event {
+        kind: &'static str,
+        device: String,
+        detail: Value,
+        at_ms: i64,
+    },
+}
+
+/// What waits to be written, in order.
+#[derive(Default)]
+pub(super) struct Outbox {
+    waiting: Vec<Write>,
+    n_polls: usize,
+}
+
+impl Outbox {
+    pub(super) fn push(&mut self, write: Write) {
+        if let Write::Poll(_) = write {
+            if self.waiting.len() >= N_WAITING {
+                return;
+            }
+            self.n_polls += 1;
+        }
+        self.waiting.push(write);
+    }
+
+    /// Whether there is a batch of polls, or anything that should not wait.
+    fn is_due(&self) -> bool {
+        self.n_polls >= N_POLLS || self.waiting.len() > self.n_polls
+    }
+
+    fn take(&mut self) -> Vec<Write> {
+        self.n_polls = 0;
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Puts back what could not be written, before what came since.
+    fn put_back(&mut self, mut left: Vec<Write>) {
+        left.append(&mut self.waiting);
+        self.n_polls = left
+            .iter()
+            .filter(|write| matches!(write, Write::Poll(_)))
+            .count();
+        self.waiting = left;
+    }
+}
+
+impl Fleet {
+    pub(super) async fn write_behind(self, cancel: CancellationToken) {
+        loop {
+            // Dropping a notification or a timer loses nothing: the outbox is looked at after each.
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = self.inner.written.notified() => {}
+                () = tokio::time::sleep(POLL_WAIT) => {
+                    self.flush().await;
+                    self.take_over().await;
+                    continue;
+                }
+            }
+            if self.state().outbox.is_due() && !self.flush().await {
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    () = tokio::time::sleep(AFTER_FAILURE) => {}
+                }
+            }
+        }
+    }
+
+    /// Takes over what a command beside the server has done: a push enrols its device and records what it runs.
+    async fn take_over(&self) {
+        let now_ms = self.wall_ms();
+        let since = self.state().taken_over_ms;
+        // A write that began before the last look may have been committed after it.
+        let rows = match self
+            .inner
+            .store
+            .fleet_since(since.saturating_sub(OVERLAP_MS))
+            .await
+        {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(
+                    error = model::chain::chain(&error),
+                    "what was done beside the server is not known yet"
+                );
+                return;
+            }
+        };
+        let settings = self.settings();
+        let mut state = self.state();
+        state.taken_over_ms = now_ms;
+        for row in rows {
+            let Some(family) = settings.family(row.id.family.as_str()) else {
+                continue;
+            };
+            let id = row.id.clone();
+            let key = id.key();
+            let Some(entry) = state.entries.get_mut(&key) else {
+                if let Some(address) = row.address {
+                    state.places.restore(&id, address);
+                }
+                let now = tokio::time::Instant::now();
+                let mut row = row;
+                row.sources.push("push".to_owned());
+                let entry = Entry::new(row, family.family.clone(), Standing::Unknown, now);
+                state.entries.insert(key, entry);
+                self.tell(
+                    &mut state,
+                    "device.found",
+                    &id,
+                    serde_json::json!({ "source": "push" }),
+                );
+                continue;
+            };
+            entry.row.notes = row.notes;
+            if entry.row.enrolled_ms.is_none() && row.enrolled_ms.is_some() {
+                entry.row.enrolled_ms = row.enrolled_ms;
+                entry.row.enrolled_by = row.enrolled_by;
+            }
+            if entry.row.installed != row.installed {
+                entry.row.installed = row.installed;
+                entry.offer_due = true;
+                // It has just restarted: everything may be new.
+                entry.glances = 0;
+                entry.next_look = tokio::time::Instant::now();
+                self.inner.offers_due.notify_one();
+                self.tell(&mut state, "device.installed", &id, serde_json::json!({}));
+            }
+        }
+        drop(state);
+        self.inner.wake.notify_one();
+    }
+
+    /// Writes everything that waits. Says whether that went well; what could not be written waits on.
+    pub(super) async fn flush(&self) -> bool {
+        let _writing = self.inner.writing.lock().await;
+        let waiting = self.state().outbox.take();
+        if waiting.is_empty() {
+            return true;
+        }
+        let mut waiting = waiting.into_iter().peekable();
+        while waiting.peek().is_some() {
+            let mut polls = Vec::new();
+            while let Some(Write::Poll(poll)) = waiting.next_if(|write| matches!(write, Write::Poll(_))) {
+                polls.push(*poll);
+            }
+            let (result, again) = if polls.is_empty() {
+                let Some(write) = waiting.next() else { break };
+                (self.write_one(&write).await, vec![write])
+            } else {
+                let result = self.inner.store.save_polls(&polls).await;
+                (
+                    result,
+                    polls
+                        .into_iter()
+                        .map(|poll| Write::Poll(Box::new(poll)))
+                        .collect(),
+                )
+            };
+            if let Err(error) = result {
+                tracing::warn!(error = %model::chain::chain(&error), "the fleet could not be stored; tried again");
+                let left = again.into_iter().chain(waiting).collect();
+                self.state().outbox.put_back(left);
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn write_one(&self, write: &Write) -> Result<(), StoreError> {
+        match write {
+            Write::Row(row) => self.inner.store.put_fleet_row(row).await,
+            // A device that is gone in the meantime, or cannot go, is no reason to try again.
+            Write::Enroll { id, by, at_ms } => match self.inner.store.enroll_by(id, by, *at_ms).await {
+                Err(InventoryError::Store(error)) => Err(error),
+                Ok(()) | Err(InventoryError::UnknownDevice { .. }) => Ok(()),
+            },
+            Write::Forget(id) => match self.inner.store.remove_device(id).await {
+                Err(RemoveDeviceError::Store(error)) => Err(error),
+                _ => Ok(()),
+            },
+            Write::Event {
+                kind,
+                device,
+                detail,
+                at_ms,
+            } => self.write_event(kind, Some(device), detail, *at_ms).await,
+            Write::Poll(poll) => self.inner.store.save_polls(std::slice::from_ref(&**poll)).await,
+        }
+    }
+
+    async fn write_event(
+        &self,
+        kind: &str,
+        device: Option<&str>,
+        detail: &Value,
+        at_ms: i64,
+    ) -> Result<(), StoreError> {
+        let seq = self.inner.store.append_event(kind, device, detail, at_ms).await?;
+        // Nobody may be listening.
+        let _ = self.inner.events.send(EventView {
+            seq,
+            at_ms,
+            kind: kind.to_owned(),
+            device: device.map(str::to_owned),
+            detail: detail.clone(),
+        });
+        Ok(())
+    }
+
+    /// Stores and tells something that is not about one device, such as new firmware.
+    pub async fn announce(&self, kind: &str, detail: &Value) {
+        let _writing = self.inner.writing.lock().await;
+        if let Err(error) = self.write_event(kind, None, detail, self.wall_ms()).await {
+            tracing::warn!(error = %model::chain::chain(&error), kind, "an event could not be stored");
+        }
+    }
+}

@@ -1,0 +1,512 @@
+//! The life of the server: what is opened in which order, what runs, and how it ends.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::Engine;
+use model::chain::chain;
+use net::{Callback, Dialer, Site};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
+use store::{Store, default_folder};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api, Reloaded};
+use crate::config::{self, Config};
+use crate::firmware::Repository;
+use crate::fleet::Fleet;
+use crate::metrics::Metrics;
+use crate::secrets::Sealer;
+use crate::settle;
+use crate::signals::{ends, hang_ups, watchdog};
+use crate::wiring::{api_parts, fleet_settings, listeners, open_repository};
+
+/// How often the database is tidied and, once a day, backed up.
+const HOUSEKEEPING: Duration = Duration::from_hours(1);
+/// Back-ups that are kept (RELIABILITY.md section 5, 24).
+const N_BACKUPS: usize = 7;
+
+/// What `reflash serve` was told.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The configuration file; none for the defaults.
+    pub config: Option<PathBuf>,
+    /// The data folder, instead of the configuration's.
+    pub data: Option<PathBuf>,
+    /// Where to listen, instead of the configuration's.
+    pub listen: Option<String>,
+    /// Whether a parent owns this process: socket only, one `READY` line, and an end with standard input.
+    pub managed: bool,
+}
+
+/// What is told to whoever started the server.
+#[derive(Debug)]
+pub enum Notice<'a> {
+    /// The first start has made an administrator's token. It is told this once.
+    FirstToken {
+        /// The token.
+        token: &'a SecretString,
+        /// Where it is kept.
+        path: &'a Path,
+    },
+    /// It serves.
+    Ready(&'a Ready),
+    /// Something that its owner should know.
+    Warning(String),
+    /// The configuration was read again.
+    Reloaded(&'a Reloaded),
+}
+
+/// Where a server that serves can be reached.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Ready {
+    /// The program's version.
+    pub version: &'static str,
+    /// Its process.
+    pub pid: u32,
+    /// The local socket.
+    pub socket: PathBuf,
+    /// The address of the API, where it listens on the network.
+    pub url: Option<String>,
+    /// The data folder.
+    pub data: PathBuf,
+    /// Devices known.
+    pub n_devices: usize,
+}
+
+/// Why the server does not serve.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct ServeError {
+    /// What happened, in a sentence.
+    pub text: String,
+    /// What to do about it.
+    pub next_step: String,
+}
+
+impl ServeError {
+    pub(crate) fn new(text: impl Into<String>, next_step: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            next_step: next_step.into(),
+        }
+    }
+}
+
+/// Asks a running server for things that only it can do. Cloning shares it.
+#[derive(Clone)]
+pub struct Control {
+    reloads: mpsc::Sender<oneshot::Sender<Result<Reloaded, String>>>,
+}
+
+impl Control {
+    /// Reads the configuration again; running work goes on. The error holds everything that is wrong with the file.
+    pub async fn reload(&self) -> Result<Reloaded, String> {
+        let (answer, answered) = oneshot::channel();
+        let ended = || "the server is ending".to_owned();
+        self.reloads.send(answer).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+}
+
+/// A server that has opened everything and not yet begun to serve.
+pub struct Server {
+    config: Config,
+    options: Options,
+    store: Arc<Store>,
+    engine: Engine,
+    site: Site,
+    fleet: Fleet,
+    repository: Repository,
+    listeners: Vec<api::Listener>,
+    api: Api,
+    /// Ends the streams of events.
+    cancel: CancellationToken,
+    reloads: mpsc::Receiver<oneshot::Sender<Result<Reloaded, String>>>,
+    control: Control,
+    ready: Ready,
+    first_token: Option<(SecretString, PathBuf)>,
+    callback: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Held for as long as the server lives.
+    _lock: store::ServerLock,
+}
+
+/// Runs a server from its options to its end: a signal, or the end of standard input where a parent owns it.
+pub async fn serve(options: Options, tell: &(dyn Fn(Notice<'_>) + Send + Sync)) -> Result<(), ServeError> {
+    let config = read_config(&options)?;
+    for warning in config.warnings() {
+        tell(Notice::Warning(format!("{} {}", warning.text, warning.next_step)));
+    }
+    let server = Server::open(config, options).await?;
+    if let Some((token, path)) = &server.first_token {
+        tell(Notice::FirstToken { token, path });
+    }
+    tell(Notice::Ready(&server.ready));
+    let cancel = CancellationToken::new();
+    let ends = ends(cancel.clone(), server.options.managed)?;
+    let hang_ups = hang_ups(server.control.clone(), tell)?;
+    // A service manager that is not there is no error.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let watched = watchdog(server.store.clone());
+    let run = server.run(cancel.clone());
+    tokio::pin!(run);
+    tokio::select! {
+        () = &mut run => {}
+        () = async { tokio::join!(hang_ups, watched); } => {}
+        () = ends => {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            cancel.cancel();
+            run.await;
+        }
+    }
+    Ok(())
+}
+
+/// The configuration that the options name, with what they say instead of it.
+fn read_config(options: &Options) -> Result<Config, ServeError> {
+    let mut config = match &options.config {
+        Some(path) => config::load(path).map_err(|error| {
+            ServeError::new(
+                format!("The configuration cannot be used.\n{error}"),
+                "Mend it, and try it with: reflash doctor --config FILE.",
+            )
+        })?,
+        None => Config::default(),
+    };
+    if let Some(listen) = &options.listen {
+        let address: SocketAddr = listen.parse().map_err(|_| {
+            ServeError::new(
+                format!("{listen:?} is no address to listen on."),
+                "Write an address and a port: --listen 127.0.0.1:8927.",
+            )
+        })?;
+        config.server.listen = Some(address);
+    }
+    if options.managed {
+        config.server.listen = None;
+    }
+    if let Some(data) = &options.data {
+        config.server.data = Some(data.clone());
+    }
+    Ok(config)
+}
+
+impl Server {
+    /// Opens everything, in this order: lock, database (checked, modes read back, migrated), secrets, firmware, fleet, doors.
+    pub async fn open(config: Config, options: Options) -> Result<Self, ServeError> {
+        // TLS needs it before anything else; a second time it is there already.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = config.server.data.clone().unwrap_or_else(default_folder);
+        let lock = store::lock_server(&folder).map_err(|error| {
+            ServeError::new(
+                format!("{}.", chain(&error)),
+                "Use the running server, or stop it first; another data folder is named with --data.",
+            )
+        })?;
+        let store = Store::open(&folder).await.map_err(|error| {
+            ServeError::new(
+                format!("{}.", chain(&error)),
+                "Look at it with: reflash doctor. A back-up is restored with: reflash backup restore.",
+            )
+        })?;
+        let store = Arc::new(store);
+        let engine = Engine::new(store.clone())
+            .map_err(|error| ServeError::new(format!("{error}."), "Look whether /proc is there."))?;
+        let sealer = Sealer::open_or_make(&folder).map_err(|error| {
+            ServeError::new(
+                format!("{}.", chain(&error)),
+                "Without this file the stored passwords cannot be read: restore it from a back-up.",
+            )
+        })?;
+        let first_token = first_token(&store, &folder, &engine).await?;
+        let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
+        let site = Site {
+            dialer: Dialer::new(config.networks(), None).into(),
+            callback: Some(callback),
+        };
+        let metrics = Metrics::new();
+        let repository = open_repository(&config, &store, &engine, &site).await?;
+        let fleet = Fleet::load(
+            store.clone(),
+            engine.clone(),
+            site.clone(),
+            Arc::new(sealer),
+            repository.clone(),
+            metrics.clone(),
+            fleet_settings(&config, &site),
+        )
+        .await
+        .map_err(|error| {
+            ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor.")
+        })?;
+        let (reloads, reloads_wanted) = mpsc::channel(4);
+        let control = Control { reloads };
+        let listeners = listeners(&config, &folder).await?;
+        let url = listeners.iter().find_map(api::Listener::address).map(|address| {
+            let scheme = if config.server.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            };
+            format!("{scheme}://{address}")
+        });
+        let cancel = CancellationToken::new();
+        let api = Api::new(api_parts(
+            &config,
+            &fleet,
+            &repository,
+            &store,
+            &engine,
+            metrics,
+            &control,
+            &cancel,
+        ));
+        let ready = Ready {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            socket: folder.join(api::SOCKET_FILE),
+            url,
+            data: folder,
+            n_devices: fleet.n_devices(),
+        };
+        Ok(Self {
+            config,
+            options,
+            store,
+            engine,
+            site,
+            fleet,
+            repository,
+            listeners,
+            api,
+            cancel,
+            reloads: reloads_wanted,
+            control,
+            ready,
+            first_token,
+            callback: Box::pin(listening),
+            _lock: lock,
+        })
+    }
+
+    /// Where it can be reached.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// The token that the first start has made.
+    pub fn first_token(&self) -> Option<&str> {
+        self.first_token.as_ref().map(|(token, _)| token.expose_secret())
+    }
+
+    /// The fleet.
+    pub fn fleet(&self) -> Fleet {
+        self.fleet.clone()
+    }
+
+    /// The firmware repository.
+    pub fn repository(&self) -> Repository {
+        self.repository.clone()
+    }
+
+    /// Serves until it is cancelled, and then ends in order: no new work, what is to be written, the database.
+    pub async fn run(self, cancel: CancellationToken) {
+        let Self {
+            config,
+            options,
+            store,
+            engine,
+            site,
+            fleet,
+            repository,
+            listeners,
+            api,
+            cancel: streams,
+            mut reloads,
+            callback,
+            _lock: lock,
+            ..
+        } = self;
+        let mut tasks = JoinSet::new();
+        let limits = api::Limits {
+            connections: usize::try_from(config.server.limits.connections).unwrap_or(usize::MAX),
+            ..api::Limits::default()
+        };
+        {
+            let cancel = cancel.clone();
+            tasks.spawn(async move {
+                api::serve(listeners, api::router(&api), limits, cancel).await;
+                api.finish().await;
+            });
+        }
+        {
+            let cancel = cancel.clone();
+            tasks.spawn(async move {
+                cancel.cancelled().await;
+                streams.cancel();
+            });
+        }
+        tasks.spawn(settle::settle(
+            store.clone(),
+            engine.clone(),
+            fleet.clone(),
+            cancel.clone(),
+        ));
+        {
+            let (fleet, cancel) = (fleet.clone(), cancel.clone());
+            tasks.spawn(async move { fleet.run(cancel).await });
+        }
+        {
+            let (repository, cancel) = (repository.clone(), cancel.clone());
+            tasks.spawn(async move { repository.run(cancel).await });
+        }
+        tasks.spawn(tell_of_firmware(
+            repository.clone(),
+            fleet.clone(),
+            cancel.clone(),
+        ));
+        tasks.spawn(keep_house(
+            store.clone(),
+            engine.clone(),
+            config.retention,
+            cancel.clone(),
+        ));
+        {
+            let cancel = cancel.clone();
+            tasks.spawn(async move {
+                // Whoever calls back at the end has nobody to talk to.
+                tokio::select! {
+                    () = cancel.cancelled() => {}
+                    () = callback => {}
+                }
+            });
+        }
+        let mut now = config;
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                wanted = reloads.recv() => {
+                    let Some(answer) = wanted else { break };
+                    let reloaded = reload(&mut now, &options, &fleet, &site);
+                    let _ = answer.send(reloaded);
+                }
+                Some(ended) = tasks.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a part of the server has ended early");
+                    }
+                }
+            }
+        }
+        while tasks.join_next().await.is_some() {}
+        drop((fleet, repository, engine));
+        if let Some(store) = Arc::into_inner(store) {
+            store.close().await;
+        }
+        drop(lock);
+    }
+}
+
+/// The token that the first start makes, and where it is kept.
+async fn first_token(
+    store: &Store,
+    folder: &Path,
+    engine: &Engine,
+) -> Result<Option<(SecretString, PathBuf)>, ServeError> {
+    let made = api::first_token(store, folder, engine.clock())
+        .await
+        .map_err(|error| {
+            ServeError::new(
+                format!("{}.", chain(&error)),
+                "Look at the room and rights of the data folder.",
+            )
+        })?;
+    Ok(made.map(|first| (first.token, first.path)))
+}
+
+/// Reads the configuration again and applies what can be applied while the server runs.
+fn reload(now: &mut Config, options: &Options, fleet: &Fleet, site: &Site) -> Result<Reloaded, String> {
+    if options.config.is_none() {
+        return Err("the server was started without a configuration file".to_owned());
+    }
+    let read = read_config(options).map_err(|error| error.text)?;
+    let changes = now.diff(&read);
+    fleet.apply(fleet_settings(&read, site));
+    let in_words = |needs_restart: bool| {
+        let changes = changes
+            .iter()
+            .filter(|change| change.needs_restart == needs_restart);
+        changes.map(|change| change.text.clone()).collect()
+    };
+    let reloaded = Reloaded {
+        changes: in_words(false),
+        after_restart: in_words(true),
+        warnings: read.warnings().into_iter().map(|warning| warning.text).collect(),
+    };
+    tracing::info!(changes = ?reloaded.changes, "the configuration was read again");
+    *now = read;
+    Ok(reloaded)
+}
+
+/// Tells of new firmware as of everything else.
+async fn tell_of_firmware(repository: Repository, fleet: Fleet, cancel: CancellationToken) {
+    let mut changes = repository.changes();
+    loop {
+        let change = tokio::select! {
+            () = cancel.cancelled() => return,
+            change = changes.recv() => change,
+        };
+        match change {
+            Ok(change) => {
+                let detail = json!({
+                    "sha256": change.digest.map(|digest| digest.to_string()),
+                    "name": change.name,
+                    "text": change.text,
+                });
+                fleet.announce(change.kind.event(), &detail).await;
+            }
+            // What was missed is in the list of firmware all the same.
+            Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Tidies the database, and backs it up once a day.
+async fn keep_house(
+    store: Arc<Store>,
+    engine: Engine,
+    retention: config::Retention,
+    cancel: CancellationToken,
+) {
+    let kept = store::Retention {
+        samples: retention.samples,
+        events: retention.events,
+        jobs: retention.jobs,
+        ..store::Retention::default()
+    };
+    let n_backups = usize::try_from(retention.backups).unwrap_or(N_BACKUPS).max(1);
+    loop {
+        let now_ms = engine.clock().now().wall_ms;
+        match store.back_up_daily(now_ms, n_backups).await {
+            Ok(Some(path)) => tracing::info!(path = %path.display(), "backed up"),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(error = chain(&error), "the database could not be backed up"),
+        }
+        if let Err(error) = store.housekeep(now_ms, &kept).await {
+            tracing::warn!(error = chain(&error), "the database could not be tidied");
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(HOUSEKEEPING) => {}
+        }
+    }
+}
+
+/// The line that a managing parent waits for.
+pub fn ready_line(ready: &Ready) -> String {
+    format!("READY {}", json!(ready))
+}

@@ -1,0 +1,242 @@
+//! What the configuration makes of fleet, repository and doors.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::Engine;
+use model::chain::chain;
+use net::Site;
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, ApiSettings};
+use crate::config::{self, Config};
+use crate::firmware::{self, Repository};
+use crate::fleet::{ConfiguredDevice, FamilySettings, Fleet, FleetSettings};
+use crate::metrics::Metrics;
+use crate::run::{Control, ServeError};
+use crate::views::{HealthReport, NoteView};
+
+/// What the configuration says of the fleet.
+pub(crate) fn fleet_settings(config: &Config, site: &Site) -> FleetSettings {
+    let mut families = Vec::new();
+    let mut scan_ranges = Vec::new();
+    let mut scan_every = Duration::MAX;
+    let mut mdns = false;
+    for block in &config.families {
+        let Some(family) = families::named(block.family.as_str(), site, &ways(config, block)) else {
+            continue;
+        };
+        if block.auto_discovery {
+            mdns = true;
+            for range in &block.scan_ranges {
+                if !scan_ranges.contains(range) {
+                    scan_ranges.push(*range);
+                }
+                scan_every = scan_every.min(block.scan_every);
+            }
+        }
+        families.push(FamilySettings {
+            family,
+            poll_every: block.poll_every,
+            username: block.username.clone(),
+            password: block.password.clone(),
+            devices: block.devices.iter().map(configured).collect(),
+        });
+    }
+    FleetSettings {
+        families,
+        scan_ranges,
+        scan_every,
+        mdns,
+        multicast: net::Multicast::default(),
+        broker: config.mqtt.as_ref().map(broker),
+        auto_enroll: config.policy.auto_enroll,
+    }
+}
+
+/// The broker that a configuration names, as discovery wants it.
+pub fn broker(mqtt: &config::Mqtt) -> discovery::Broker {
+    discovery::Broker {
+        url: mqtt.broker.clone(),
+        username: mqtt.username.clone(),
+        password: mqtt.password.clone(),
+        client_id: mqtt.client_id.clone(),
+        ca: mqtt.ca.clone(),
+        prefix: String::new(),
+    }
+}
+
+fn configured(device: &config::ConfiguredDevice) -> ConfiguredDevice {
+    ConfiguredDevice {
+        host: device.host.clone(),
+        name: device.name.clone(),
+        username: device.username.clone(),
+        password: device.password.clone(),
+        chip: device.chip.clone(),
+        slot_bytes: device.slot_bytes,
+        group: device.group.clone(),
+        tags: device.tags.clone(),
+    }
+}
+
+/// What the configuration says of the repository.
+fn repository_settings(config: &Config) -> firmware::settings::Settings {
+    let blocks = || config.families.iter();
+    firmware::settings::Settings {
+        folder: config.firmware_path.clone(),
+        feed_urls: blocks()
+            .map(|block| (block.family.clone(), block.feed_urls.clone()))
+            .collect(),
+        check_every: blocks()
+            .map(|block| (block.family.clone(), block.update_check_every))
+            .collect(),
+        indexes: config
+            .firmware_index
+            .iter()
+            .map(|index| firmware::settings::Index {
+                url: index.url.to_string(),
+                public_key: Some(index.public_key.clone()),
+            })
+            .collect(),
+        require_signature: config.policy.require_signature,
+        ..firmware::settings::Settings::default()
+    }
+}
+
+pub(crate) async fn open_repository(
+    config: &Config,
+    store: &Arc<Store>,
+    engine: &Engine,
+    site: &Site,
+) -> Result<Repository, ServeError> {
+    let families = config
+        .families
+        .iter()
+        .filter_map(|block| families::named(block.family.as_str(), site, &ways(config, block)))
+        .collect();
+    Repository::open(
+        Store::clone(store),
+        families,
+        engine.clock(),
+        repository_settings(config),
+    )
+    .await
+    .map_err(|error| ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor."))
+}
+
+/// The ways to the devices of a family.
+fn ways(config: &Config, block: &config::FamilyBlock) -> families::Ways {
+    let mut ways = block.ways();
+    if let Some(mqtt) = &config.mqtt {
+        ways.status_topic.clone_from(&mqtt.status_prefix);
+    }
+    ways
+}
+
+/// What the API is made of.
+#[expect(clippy::too_many_arguments, reason = "it brings everything together, once")]
+pub(crate) fn api_parts(
+    config: &Config,
+    fleet: &Fleet,
+    repository: &Repository,
+    store: &Arc<Store>,
+    engine: &Engine,
+    metrics: Metrics,
+    control: &Control,
+    cancel: &CancellationToken,
+) -> api::Parts {
+    let per_second = f64::from(config.server.limits.requests_per_minute) / 60.0;
+    let (of_metrics, of_health, of_events) = (fleet.clone(), fleet.clone(), fleet.clone());
+    let (journal, firmware, control) = (store.clone(), repository.clone(), control.clone());
+    api::Parts {
+        store: store.clone(),
+        clock: engine.clock(),
+        settings: ApiSettings {
+            hosts: config.server.hosts.clone(),
+            proxies: config.server.trusted_proxies.clone(),
+            rate: api::Rate {
+                per_second,
+                ..api::Rate::default()
+            },
+            ..ApiSettings::default()
+        },
+        metrics: Arc::new(move || metrics.render(&of_metrics)),
+        health: Arc::new(move || health(&of_health, &firmware, &journal)),
+        reload: Arc::new(move || {
+            let control = control.clone();
+            Box::pin(async move { control.reload().await })
+        }),
+        events: Arc::new(move || of_events.events()),
+        cancel: cancel.clone(),
+    }
+}
+
+/// How the server fares: anything that works less than it should makes it degraded.
+fn health(fleet: &Fleet, _repository: &Repository, store: &Store) -> HealthReport {
+    let mut reasons = fleet.troubles();
+    if store.is_lost() {
+        reasons.push(NoteView {
+            rule: "storage".to_owned(),
+            text: "A write to the database may be lost: nothing more is stored. Restart the server once the disk is well.".to_owned(),
+        });
+    }
+    HealthReport {
+        status: if reasons.is_empty() { "ok" } else { "degraded" }.to_owned(),
+        reasons,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Opens the doors: the local socket always, and the network where it is configured.
+pub(crate) async fn listeners(config: &Config, folder: &Path) -> Result<Vec<api::Listener>, ServeError> {
+    let failed = |error: &dyn std::error::Error| {
+        ServeError::new(
+            format!("{}.", chain(error)),
+            "Set server.listen or server.tls in the configuration.",
+        )
+    };
+    let socket = api::ListenOn::Unix {
+        path: folder.join(api::SOCKET_FILE),
+    };
+    let mut listeners = vec![
+        api::Listener::bind(&socket)
+            .await
+            .map_err(|error| failed(&error))?,
+    ];
+    if let Some(address) = config.server.listen {
+        let protection = match &config.server.tls {
+            Some(tls) => {
+                let certificate = match &tls.certificate {
+                    config::Certificate::Own { cert, key } => api::Certificate::Own {
+                        chain: cert.clone(),
+                        key: key.clone(),
+                    },
+                    config::Certificate::SelfSigned => api::Certificate::Generated {
+                        folder: folder.to_owned(),
+                        names: tls_names(config, address.ip()),
+                    },
+                };
+                let protected = api::tls_config(&certificate, tls.client_ca.as_deref());
+                api::Protection::Tls(protected.map_err(|error| failed(&error))?)
+            }
+            None if config.server.trusted_proxies.is_empty() => api::Protection::Loopback,
+            None => api::Protection::Proxy,
+        };
+        let tcp = api::ListenOn::Tcp { address, protection };
+        listeners.push(api::Listener::bind(&tcp).await.map_err(|error| failed(&error))?);
+    }
+    Ok(listeners)
+}
+
+/// The names that a generated certificate is for.
+fn tls_names(config: &Config, address: IpAddr) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned()];
+    if !address.is_unspecified() {
+        names.push(address.to_string());
+    }
+    names.extend(config.server.hosts.iter().cloned());
+    names
+}

@@ -1,0 +1,10 @@
+//! The API over real sockets: who gets in, what is refused, what stays bounded, and what is remembered.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test may fail it")]
+
+mod access;
+mod doors;
+mod events;
+mod house;
+mod openapi;
+mod requests;
+mod tokens;
