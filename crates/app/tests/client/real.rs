@@ -120,7 +120,6 @@ async fn a_back_up_is_made_beside_the_real_server_and_not_restored_beside_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::too_many_lines, reason = "it is the story of one device")]
 async fn a_device_of_the_real_server_is_scanned_enrolled_named_and_forgotten() {
     let rig = Rig::start(|config| config.mac = Some("a0:b1:c2:d3:e4:f5".parse().unwrap())).await;
     let address = rig.device.ip();
