@@ -356,17 +356,12 @@ async fn introduce(home: &Home, actors: &[Actor]) -> Result<(), Trouble> {
         found.len(),
         took.as_secs_f64()
     );
-    let columns = [14, 22, 14, 27];
+    let columns = [14, 36, 28];
     let rows = found.iter().zip(actors).map(|(device, actor)| {
         let runs = device.reported_version.clone().unwrap_or_default();
-        [
-            actor.address.to_string(),
-            device.name.clone(),
-            device.id.clone(),
-            runs,
-        ]
+        [actor.address.to_string(), device.name.clone(), runs]
     });
-    let header = ["address", "device", "id", "runs"].map(str::to_owned);
+    let header = ["address", "device", "runs"].map(str::to_owned);
     for cells in std::iter::once(header).chain(rows) {
         let row: Vec<(usize, &str)> = columns
             .iter()
