@@ -341,6 +341,8 @@ async fn five_hundred_tarpits_delay_nobody() {
         "the tarpits were waited for: {:?}",
         seen.took
     );
+    // Two questions are of no use to who does not answer the first.
+    assert!(seen.took < Duration::from_secs(9), "{:?}", seen.took);
 }
 
 #[tokio::test]
@@ -442,4 +444,45 @@ async fn the_host_header_is_the_address_as_a_browser_would_write_it() {
         !head.contains("authorization") && !head.contains("cookie"),
         "{head}"
     );
+}
+
+#[tokio::test]
+async fn nonsense_is_handed_on_as_it_came() {
+    // RELIABILITY.md F4: wrong types, cut short, not UTF-8, empty. What it means is the families' question.
+    let bodies: [&[u8]; 4] = [
+        br#"{"deviceType":7,"macAddress":[]}"#,
+        br#"{"deviceType":"mi"#,
+        b"\xff\xfe\0\x80",
+        b"",
+    ];
+    let first = Ipv4Addr::new(127, 81, 19, 1);
+    let mut devices = vec![Device::start(first, 0, move |stream, _| {
+        answer(stream, "200 OK", "", bodies[0]);
+    })];
+    let port = devices[0].addr.port();
+    for (body, last) in bodies.into_iter().zip(1..).skip(1) {
+        devices.push(Device::start(
+            Ipv4Addr::new(127, 81, 19, last),
+            port,
+            move |stream, _| {
+                answer(stream, "200 OK", "", body);
+            },
+        ));
+    }
+    let seen = look(&loopback_dialer(), &on("127.81.19.0/28", vec![status_at(port)])).await;
+    let mut told: Vec<(IpAddr, Vec<u8>)> = seen
+        .sightings
+        .into_iter()
+        .map(|(_, sighting)| match sighting {
+            Sighting::Http { address, body, .. } => (address, body),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    told.sort();
+    let expected: Vec<(IpAddr, Vec<u8>)> = bodies
+        .into_iter()
+        .zip(1..)
+        .map(|(body, last)| (IpAddr::from([127, 81, 19, last]), body.to_vec()))
+        .collect();
+    assert_eq!(told, expected);
 }

@@ -12,6 +12,7 @@ mod support;
 mod backup;
 mod fake;
 mod fleet;
+mod real;
 mod secure;
 
 use std::os::unix::fs::PermissionsExt as _;

@@ -211,6 +211,23 @@ impl Running {
         }
     }
 
+    /// Waits until this is on its standard error.
+    pub(crate) async fn tells(&self, text: &str) {
+        while !self.told().contains(text) {
+            assert!(
+                self.since.elapsed() < HANGS,
+                "{} does not tell {text:?}",
+                self.shown
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// What is on its standard error so far.
+    pub(crate) fn told(&self) -> String {
+        read(&self.stderr)
+    }
+
     /// Waits for its end.
     pub(crate) async fn end(mut self) -> Ended {
         let code = loop {

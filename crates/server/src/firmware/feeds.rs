@@ -224,7 +224,7 @@ impl Repository {
         };
         for feed in self.feeds_in_use().await? {
             let every = settings.check_every.get(&feed.family).copied().unwrap_or(EVERY);
-            if is_due(&feed.name(), every) {
+            if !every.is_zero() && is_due(&feed.name(), every) {
                 self.check(&feed, now_ms).await?;
             }
         }

@@ -622,3 +622,16 @@ fn indexes_are_told_apart_by_their_hosts_and_numbers() {
         ]
     );
 }
+
+#[tokio::test]
+async fn without_an_interval_nobody_is_asked_unasked() {
+    let site = serve(|_| file_answer(MODERN, &mbin(1))).await;
+    let mut settings = settings(&site.url("/"));
+    settings.check_every = BTreeMap::from([(FamilyId::new("komfovent"), Duration::ZERO)]);
+    let house = House::new(settings).await;
+    house.put(&unit("C6", "C6 1.3.44.70", None)).await;
+    house.repository.check_due(1_800_000_000_000).await.unwrap();
+    assert!(site.asked().is_empty());
+    house.repository.check_feeds(&[]).await.unwrap();
+    assert_eq!(site.asked().len(), 1);
+}

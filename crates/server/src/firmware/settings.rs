@@ -15,7 +15,7 @@ pub struct Settings {
     pub folder: Option<PathBuf>,
     /// Addresses of feeds that differ from the vendors', by family and key.
     pub feed_urls: BTreeMap<FamilyId, BTreeMap<String, String>>,
-    /// How often the feeds of a family are looked at; those that are not named: weekly.
+    /// How often the feeds of a family are looked at; those that are not named: weekly. Zero: only when somebody asks.
     pub check_every: BTreeMap<FamilyId, Duration>,
     /// Remote indexes.
     pub indexes: Vec<Index>,

@@ -372,3 +372,53 @@ async fn another_folder_of_the_configuration_is_watched_without_a_restart() {
     watched.comes("ir_remote_v5.0.0.bin").await;
     assert!(watched.house.view("ir_remote_v4.0.0.bin").await.is_none());
 }
+
+/// T20: bytes are read once; a file that changes under the reader is one of the two, or not taken.
+#[tokio::test]
+async fn a_file_that_is_rewritten_all_the_time_is_never_taken_as_a_mixture() {
+    let pace = Pace {
+        rescan: Duration::from_millis(10),
+        ..Pace::default()
+    };
+    let watched = watched_with(pace, |folder| fs::create_dir(folder).unwrap()).await;
+    // Of equal length, so that only the content tells; opaque, so that no inspection does.
+    let versions = [mbin(1), mbin(2)];
+    let right = versions.clone().map(|bytes| Sha256::of(&bytes).to_string());
+    let path = watched.folder.join("C6_1_5_46_72.mbin");
+    let writer = tokio::task::spawn_blocking(move || {
+        let mut file = fs::File::create(&path).unwrap();
+        for n in 0..400 {
+            for chunk in versions[n % 2].chunks(8192) {
+                file.write_all(chunk).unwrap();
+                std::thread::yield_now();
+            }
+            std::io::Seek::rewind(&mut file).unwrap();
+        }
+    });
+    writer.await.unwrap();
+    watched.comes("C6_1_5_46_72.mbin").await;
+    for view in watched.house.repository.list().await.unwrap().firmware {
+        assert!(right.contains(&view.sha256), "{view:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_was_taken_after_all_is_forgotten_when_the_rest_comes() {
+    let pace = Pace {
+        settle_doubtful: Duration::from_millis(300),
+        ..quick()
+    };
+    let watched = watched_with(pace, |folder| fs::create_dir(folder).unwrap()).await;
+    let whole = mbin(1);
+    let mut file = fs::File::create(watched.folder.join("C6_1_5_46_72.mbin")).unwrap();
+    file.write_all(&whole[..120_000]).unwrap();
+    let part = watched.comes("C6_1_5_46_72.mbin").await;
+    assert_eq!(part.len_bytes, 120_000);
+    file.write_all(&whole[120_000..]).unwrap();
+    drop(file);
+    until("only the whole is left", async || {
+        let list = watched.house.repository.list().await.unwrap().firmware;
+        list.len() == 1 && list[0].len_bytes == whole.len() as u64
+    })
+    .await;
+}

@@ -408,6 +408,8 @@ fn view_of(coverage: &Coverage) -> CoverageView {
         n_refused: coverage.n_refused,
         n_silent: coverage.n_silent,
         n_failed: coverage.n_failed,
+        n_skipped: coverage.n_skipped,
+        warning: coverage.warning.clone(),
         paced: coverage.paced.clone(),
         took_ms: u64::try_from(coverage.took.as_millis()).unwrap_or(u64::MAX),
         ended_ms: None,
