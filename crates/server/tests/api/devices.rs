@@ -109,11 +109,11 @@ async fn devices_are_enrolled_together_or_not_at_all() {
         (last.action.as_str(), last.target.as_str()),
         ("device.enroll", BEDROOM)
     );
-    let list = audit
+    let together = audit
         .iter()
         .find(|row| row.entry.detail["status"] == 200)
         .unwrap();
-    assert_eq!(list.entry.detail["devices"], json!([LIVING_ROOM, BEDROOM]));
+    assert_eq!(together.entry.detail["devices"], json!([LIVING_ROOM, BEDROOM]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -124,7 +124,7 @@ async fn no_file_of_the_host_can_be_named() {
         inside.join("a/../../secret.key").display().to_string(),
     ];
     for path in paths {
-        let encoded: String = path.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let encoded = path.replace('%', "%25").replace('/', "%2F");
         for route in ["", "/image", "/notes"] {
             let answer = house
                 .get(&house.admin, &format!("/api/v1/firmware/{encoded}{route}"))
