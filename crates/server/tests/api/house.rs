@@ -267,7 +267,7 @@ async fn fleet(store: &Arc<Store>, folder: &Path) -> (Fleet, Repository) {
             })
             .collect(),
         scan_ranges: Vec::new(),
-        scan_every: Duration::from_hours(1),
+        scan_every: Some(Duration::from_hours(1)),
         mdns: false,
         multicast: net::Multicast::default(),
         broker: None,
