@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::secrets::Sealer;
 use crate::settle;
 use crate::signals::{ends, hang_ups, watchdog};
-use crate::wiring::{api_parts, fleet_settings, listeners, open_repository, repository_settings};
+use crate::wiring::{api_parts, fleet_settings, listeners, open_repository, overlay, repository_settings};
 
 /// How often the database is tidied and, once a day, backed up.
 const HOUSEKEEPING: Duration = Duration::from_hours(1);
@@ -197,7 +197,7 @@ fn read_config(options: &Options) -> Result<Config, ServeError> {
 
 impl Server {
     /// Opens everything, in this order: lock, database (checked, modes read back, migrated), secrets, firmware, fleet, doors.
-    pub async fn open(config: Config, options: Options) -> Result<Self, ServeError> {
+    pub async fn open(mut config: Config, options: Options) -> Result<Self, ServeError> {
         // TLS needs it before anything else; a second time it is there already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = config.server.data.clone().unwrap_or_else(default_folder);
@@ -223,6 +223,10 @@ impl Server {
             )
         })?;
         let first_token = first_token(&store, &folder, &engine).await?;
+        let stored = api::stored_settings(&store).await.map_err(|error| {
+            ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor.")
+        })?;
+        overlay(&mut config, &stored);
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
         let site = Site {
             dialer: Dialer::new(config.networks(), None).into(),
@@ -391,7 +395,7 @@ impl Server {
                 () = cancel.cancelled() => break,
                 wanted = reloads.recv() => {
                     let Some(answer) = wanted else { break };
-                    let reloaded = reload(&mut now, &options, &fleet, &repository, &site);
+                    let reloaded = reload(&mut now, &options, &store, &fleet, &repository, &site).await;
                     let _ = answer.send(reloaded);
                 }
                 Some(ended) = tasks.join_next() => {
@@ -428,17 +432,21 @@ async fn first_token(
 }
 
 /// Reads the configuration again and applies what can be applied while the server runs.
-fn reload(
+async fn reload(
     now: &mut Config,
     options: &Options,
+    store: &Store,
     fleet: &Fleet,
     repository: &Repository,
     site: &Site,
 ) -> Result<Reloaded, String> {
-    if options.config.is_none() {
-        return Err("the server was started without a configuration file".to_owned());
-    }
-    let read = read_config(options).map_err(|error| error.text)?;
+    let mut read = match &options.config {
+        Some(_) => read_config(options).map_err(|error| error.text)?,
+        // Without a file only what was set by the API can have changed.
+        None => now.clone(),
+    };
+    let stored = api::stored_settings(store).await.map_err(|error| chain(&error))?;
+    overlay(&mut read, &stored);
     let changes = now.diff(&read);
     fleet.apply(fleet_settings(&read, site));
     repository.apply(repository_settings(&read));

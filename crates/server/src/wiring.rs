@@ -18,6 +18,21 @@ use crate::fleet::{ConfiguredDevice, FamilySettings, Fleet, FleetSettings};
 use crate::metrics::Metrics;
 use crate::run::{Control, ServeError};
 
+/// Lays the settings that were changed by the API over the configuration.
+pub(crate) fn overlay(config: &mut Config, stored: &api::SettingsView) {
+    if let Some(auto_enroll) = stored.auto_enroll {
+        config.policy.auto_enroll = auto_enroll;
+    }
+    for block in &mut config.families {
+        if let Some(auto_discovery) = stored.auto_discovery {
+            block.auto_discovery = auto_discovery;
+        }
+        if let Some(seconds) = stored.scan_interval_s {
+            block.scan_every = Duration::from_secs(u64::from(seconds));
+        }
+    }
+}
+
 /// What the configuration says of the fleet.
 pub(crate) fn fleet_settings(config: &Config, site: &Site) -> FleetSettings {
     let mut families = Vec::new();
