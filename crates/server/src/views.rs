@@ -356,6 +356,12 @@ pub struct CoverageView {
     pub n_silent: u64,
     /// This machine could not ask: the address counts as not covered.
     pub n_failed: u64,
+    /// Addresses that are never asked: this machine's own.
+    #[serde(default)]
+    pub n_skipped: u64,
+    /// What may have been missed, and why.
+    #[serde(default)]
+    pub warning: Option<String>,
     /// Whether it was kept slow, and why.
     pub paced: Option<String>,
     /// How long it took.

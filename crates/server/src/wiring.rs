@@ -22,19 +22,20 @@ use crate::run::{Control, ServeError};
 pub(crate) fn fleet_settings(config: &Config, site: &Site) -> FleetSettings {
     let mut families = Vec::new();
     let mut scan_ranges = Vec::new();
-    let mut scan_every = Duration::MAX;
+    let mut scan_every: Option<Duration> = None;
     let mut mdns = false;
     for block in &config.families {
         let Some(family) = families::named(block.family.as_str(), site, &ways(config, block)) else {
             continue;
         };
-        if block.auto_discovery {
-            mdns = true;
-            for range in &block.scan_ranges {
-                if !scan_ranges.contains(range) {
-                    scan_ranges.push(*range);
-                }
-                scan_every = scan_every.min(block.scan_every);
+        mdns |= block.auto_discovery;
+        for range in &block.scan_ranges {
+            if !scan_ranges.contains(range) {
+                scan_ranges.push(*range);
+            }
+            // Without discovery a network is asked only when somebody wants it.
+            if block.auto_discovery {
+                scan_every = Some(scan_every.map_or(block.scan_every, |every| every.min(block.scan_every)));
             }
         }
         families.push(FamilySettings {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Ended, Running, reflash, run};
+use crate::support::{Ended, Rig, Running, image, reflash, run};
 
 /// `reflash serve` with a folder of its own.
 struct Server {
@@ -16,7 +16,15 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// With a configuration in its folder.
+    async fn with(configuration: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        if !configuration.is_empty() {
+            std::fs::write(folder.path().join("reflash.yaml"), configuration).unwrap();
+        }
         let mut command = reflash(["serve", "--listen", "127.0.0.1:0", "--data"]);
         command.arg(folder.path()).stdin(Stdio::null());
         let server = Self {
@@ -109,4 +117,138 @@ async fn a_back_up_is_made_beside_the_real_server_and_not_restored_beside_it() {
     let ended = run(server.here(&["backup", "restore", copy.to_str().unwrap(), "--yes"])).await;
     assert_eq!(ended.code, Some(1), "{ended:#?}");
     std::fs::remove_dir_all(&copy).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_of_the_real_server_is_scanned_enrolled_named_and_forgotten() {
+    let rig = Rig::start(|config| config.mac = Some("a0:b1:c2:d3:e4:f5".parse().unwrap())).await;
+    let address = rig.device.ip();
+    let server = Server::with(&format!(
+        "server:\n  allowed_networks: [\"127.0.0.0/8\"]\n\
+         ir_remote_ota:\n  network_range: \"{address}/32\"\n  http_port: {}\n  ota_port: {}\n",
+        rig.device.http_port(),
+        rig.device.ota_port(),
+    ))
+    .await;
+    let key = "a0b1c2d3e4f5";
+    // It looks by itself, too.
+    let list = loop {
+        let list = done(&run(server.here(&["device", "list"])).await);
+        if list.as_array().unwrap().iter().any(|device| device["id"] == key) {
+            break list;
+        }
+        assert!(server.running.age() < crate::support::SOON, "{list:#}");
+    };
+    let scanned = done(&run(server.here(&["device", "scan"])).await);
+    assert_eq!(
+        (&scanned["n_asked"], &scanned["n_answered"]),
+        (&Value::from(1), &Value::from(1)),
+        "{scanned:#}"
+    );
+    assert_eq!(list[0]["state"], "online", "{list:#}");
+    assert_eq!(list[0]["enrolled"], false);
+
+    // For people, in the width of a terminal.
+    let mut command = reflash(["device", "list", "--data"]);
+    command.arg(server.data());
+    let said = run(command).await.stdout;
+    assert!(
+        said.contains("not enrolled") && said.contains(&address.to_string()),
+        "{said}"
+    );
+    assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
+
+    done(&run(server.here(&["device", "enroll", "--all"])).await);
+    let again = run(server.here(&["device", "enroll", "A0:B1:C2:D3:E4:F5"])).await;
+    assert_eq!(again.code, Some(2), "{again:#?}");
+    let named = done(&run(server.here(&["device", "name", key, "Living Room IR"])).await);
+    assert_eq!(named["name"], "Living Room IR");
+    let tagged = done(&run(server.here(&["device", "tag", "living room ir", "attic", "+new"])).await);
+    assert_eq!(tagged["tags"], serde_json::json!(["attic", "new"]));
+    let tagged = done(&run(server.here(&["device", "tag", "living room ir", "-new"])).await);
+    assert_eq!(tagged["tags"], serde_json::json!(["attic"]));
+    done(
+        &run(server.here(&[
+            "device",
+            "set",
+            "a0b1",
+            "--group",
+            "west",
+            "--slot-bytes",
+            "1900544",
+        ]))
+        .await,
+    );
+    let pinned = done(&run(server.here(&["device", "pin", "living room ir", "1.0"])).await);
+    assert_eq!(pinned["pinned"], "1.0");
+    done(&run(server.here(&["device", "unpin", &address.to_string()])).await);
+    done(&run(server.here(&["device", "skip", key, "2.0.0"])).await);
+    let unskipped = done(&run(server.here(&["device", "unskip", key, "2.0.0"])).await);
+    assert_eq!(unskipped["skipped"], serde_json::json!([]));
+    let password = server.file("password");
+    std::fs::write(&password, "canary-KEEP-OUT").unwrap();
+    let path = password.to_str().unwrap();
+    let ended = run(server.here(&["device", "password", key, "--password-file", path])).await;
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let shown = done(&run(server.here(&["device", "show", key])).await);
+    assert_eq!(
+        (&shown["has_password"], &shown["group"]),
+        (&Value::Bool(true), &Value::from("west"))
+    );
+    assert!(!shown.to_string().contains("canary"), "{shown:#}");
+    let looks = done(&run(server.here(&["device", "health", key])).await);
+    assert!(looks.is_array(), "{looks:#}");
+    let off = run(server.here(&["device", "ota", "off", key])).await;
+    assert_eq!(done(&off)["ota_wanted"], false);
+    let unknown = run(server.here(&["device", "show", "Livingroom IR"])).await;
+    assert_eq!(unknown.code, Some(3));
+    assert!(unknown.stdout.contains("Living Room IR"), "{unknown:#?}");
+
+    // Over the network a viewer may look, and no more.
+    let viewer = server.file("viewer.token");
+    let create = ["token", "create", "v", "--output", viewer.to_str().unwrap()];
+    done(&run(server.here(&create)).await);
+    done(&run(server.there(&["device", "list"], &viewer)).await);
+    let ended = run(server.there(&["device", "remove", key, "--yes"], &viewer)).await;
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+
+    done(&run(server.here(&["device", "unenroll", key])).await);
+    let ended = run(server.here(&["device", "remove", key, "--yes"])).await;
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn firmware_of_the_real_server_is_added_shown_and_removed() {
+    let server = Server::start().await;
+    let bytes = image(Some("2.0.0"), 3);
+    let digest = crate::support::sha256(&bytes);
+    let (file, notes) = (server.file("ir_remote_v2.0.0.bin"), server.file("notes.md"));
+    std::fs::write(&file, &bytes).unwrap();
+    std::fs::write(&notes, "# 2.0.0\nFaster.\n").unwrap();
+    let (file, notes) = (file.to_str().unwrap(), notes.to_str().unwrap());
+    let added = done(&run(server.here(&["firmware", "add", file, "--notes", notes])).await);
+    assert_eq!(added["sha256"], digest.as_str(), "{added:#}");
+    let list = done(&run(server.here(&["firmware", "list"])).await);
+    assert_eq!(list["firmware"][0]["sha256"], digest.as_str(), "{list:#}");
+    let shown = done(&run(server.here(&["firmware", "show", "ir_remote_v2.0.0.bin"])).await);
+    assert_eq!(shown["has_notes"], true, "{shown:#}");
+    let told = done(&run(server.here(&["firmware", "notes", &digest[..6]])).await);
+    assert_eq!(told["notes"].as_str().unwrap().trim(), "# 2.0.0\nFaster.");
+    let approved = run(server.here(&["firmware", "approve", &digest[..8]])).await;
+    assert!(matches!(approved.code, Some(0 | 2)), "{approved:#?}");
+    let text = server.file("firmware.bin");
+    std::fs::write(&text, "This is a placeholder.\n").unwrap();
+    let refused = run(server.here(&["firmware", "add", text.to_str().unwrap()])).await;
+    assert_eq!(refused.code, Some(1), "{refused:#?}");
+    assert_eq!(refused.json()["state"], "refused", "{refused:#?}");
+    let ended = run(server.here(&["firmware", "remove", &digest, "--yes"])).await;
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let ended = run(server.here(&["firmware", "show", &digest])).await;
+    assert_eq!(ended.code, Some(3), "{ended:#?}");
+    let checked = run(server.here(&["firmware", "check"])).await;
+    assert_eq!(
+        checked.code,
+        Some(0),
+        "no unit is known, so there is nothing to look at: {checked:#?}"
+    );
 }

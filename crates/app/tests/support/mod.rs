@@ -19,6 +19,8 @@ use tempfile::TempDir;
 
 /// A command that runs longer than this hangs.
 const HANGS: Duration = Duration::from_mins(4);
+/// How long anything may take that should come by itself.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// How often a process is asked whether it has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Length of most images, bytes: more than all buffers on the way hold, so that a break in the middle is one.
@@ -221,6 +223,11 @@ impl Running {
             );
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// How long it has been running.
+    pub(crate) fn age(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// What is on its standard error so far.

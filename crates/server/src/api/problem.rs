@@ -51,7 +51,20 @@ impl Failure {
             title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
             status: self.status.as_u16(),
             detail: self.detail.clone(),
-            next_step: self.next_step.clone(),
+            next_step: Some(
+                self.next_step
+                    .clone()
+                    .unwrap_or_else(|| self.usual_step().to_owned()),
+            ),
+        }
+    }
+
+    /// What to do where nobody has said more: there is always something.
+    fn usual_step(&self) -> &'static str {
+        if self.status.is_server_error() {
+            "try again later; look into the server's log if it stays so"
+        } else {
+            "mend the request; /api/v1/openapi.json says what this route takes"
         }
     }
 

@@ -34,8 +34,8 @@ async fn health(State(api): State<Api>, identity: Option<axum::Extension<Identit
     reasons.extend(api.repository.troubles().await);
     if api.store.is_lost() {
         reasons.push(NoteView {
-            rule: "database-lost".to_owned(),
-            text: "A write to the database may be lost; nothing more is written until the server is started again.".to_owned(),
+            rule: "storage".to_owned(),
+            text: "A write to the database may be lost: nothing more is stored. Restart the server once the disk is well.".to_owned(),
         });
     }
     let status = if reasons.is_empty() { "ok" } else { "degraded" };

@@ -16,8 +16,8 @@ pub struct FleetSettings {
     pub families: Vec<FamilySettings>,
     /// Networks to be asked address by address.
     pub scan_ranges: Vec<IpNet>,
-    /// How often they are asked.
-    pub scan_every: Duration,
+    /// How often they are asked; none: only when somebody wants it.
+    pub scan_every: Option<Duration>,
     /// Whether announcements by multicast DNS are listened to.
     pub mdns: bool,
     /// How they are listened to.

@@ -104,21 +104,21 @@ impl Fleet {
     ) {
         let mut next = Instant::now();
         loop {
-            let asked = if settings.scan_ranges.is_empty() {
-                wanted.recv().await
-            } else {
-                tokio::select! {
+            let asked = match settings.scan_every {
+                Some(_) if !settings.scan_ranges.is_empty() => tokio::select! {
                     asked = wanted.recv() => asked,
                     () = tokio::time::sleep_until(next) => None,
-                }
+                },
+                _ => wanted.recv().await,
             };
             let coverage = self.scan_once(settings, out).await;
             let nothing_asked = coverage.n_addresses > 0 && coverage.n_failed == coverage.n_addresses;
+            let every = settings.scan_every.unwrap_or(AFTER_NO_ROUTE);
             next = Instant::now()
                 + if nothing_asked {
-                    settings.scan_every.min(AFTER_NO_ROUTE)
+                    every.min(AFTER_NO_ROUTE)
                 } else {
-                    settings.scan_every
+                    every
                 };
             if let Some(asked) = asked {
                 // Whoever asked may have gone.
@@ -408,6 +408,8 @@ fn view_of(coverage: &Coverage) -> CoverageView {
         n_refused: coverage.n_refused,
         n_silent: coverage.n_silent,
         n_failed: coverage.n_failed,
+        n_skipped: coverage.n_skipped,
+        warning: coverage.warning.clone(),
         paced: coverage.paced.clone(),
         took_ms: u64::try_from(coverage.took.as_millis()).unwrap_or(u64::MAX),
         ended_ms: None,

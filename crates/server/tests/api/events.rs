@@ -11,21 +11,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::house::{House, PATIENCE, Request, settings};
 
 impl House {
-    /// As the fleet does it: stored first, then told.
-    async fn happens(&self, kind: &str, detail: Value) -> i64 {
-        let seq = self
-            .store
-            .append_event(kind, Some("a0b1c2d3e4f5"), &detail, 1)
-            .await
-            .unwrap();
-        drop(self.events.send(EventView {
-            seq,
-            at_ms: 1,
-            kind: kind.to_owned(),
-            device: Some("a0b1c2d3e4f5".to_owned()),
-            detail,
-        }));
-        seq
+    async fn happens(&self, kind: &str, detail: Value) {
+        self.fleet.announce(kind, &detail).await;
     }
 }
 
@@ -51,7 +38,10 @@ struct Sent {
 
 impl Reader {
     async fn new(house: &House, request: Request) -> Self {
-        let mut stream = narrow(house).await;
+        Self::over(house.connect().await, request).await
+    }
+
+    async fn over(mut stream: TcpStream, request: Request) -> Self {
         stream.write_all(&request.bytes()).await.unwrap();
         let mut reader = Self {
             lines: BufReader::new(stream).lines(),
@@ -204,13 +194,13 @@ async fn no_text_of_a_device_breaks_out_of_its_line() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_who_is_too_slow_is_cut_off_and_can_replay() {
     let house = House::new().await;
-    let mut reader = Reader::new(&house, request(&house)).await;
+    let mut reader = Reader::over(narrow(&house).await, request(&house)).await;
     reader.hello(0).await;
     house.happens("a", json!({})).await;
     assert_eq!(reader.seqs(1).await, [1]);
-    // More than the sockets between us hold and than the channel remembers.
-    let large = json!({ "text": "x".repeat(100_000) });
-    for _ in 0..80 {
+    // More than the sockets between us hold (4 MiB) and than the fleet remembers (1024 events).
+    let large = json!({ "text": "x".repeat(16_000) });
+    for _ in 0..1400 {
         house.happens("b", large.clone()).await;
     }
     let mut n_read = 1;
@@ -218,12 +208,12 @@ async fn a_reader_who_is_too_slow_is_cut_off_and_can_replay() {
         n_read += 1;
         assert_eq!(sent.id, Some(n_read));
     }
-    assert!(n_read < 81, "nobody was cut off");
+    assert!(n_read < 1401, "nobody was cut off");
     let again = request(&house).header("Last-Event-ID", &n_read.to_string());
     let mut reader = Reader::new(&house, again).await;
-    reader.hello(81).await;
-    let n_rest = usize::try_from(81 - n_read).unwrap();
-    assert_eq!(reader.seqs(n_rest).await.last(), Some(&81));
+    reader.hello(1401).await;
+    let n_rest = usize::try_from(1401 - n_read).unwrap();
+    assert_eq!(reader.seqs(n_rest).await.last(), Some(&1401));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -242,15 +232,15 @@ async fn a_reader_who_takes_nothing_is_cut_off() {
     stream.write_all(&request.bytes()).await.unwrap();
     // Nothing is read for five times as long as the server waits.
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    let mut n_bytes = 0;
-    let mut bytes = vec![0; 65536];
-    loop {
-        let read = tokio::io::AsyncReadExt::read(&mut stream, &mut bytes);
-        match tokio::time::timeout(PATIENCE, read).await.expect("it stays open") {
-            Ok(0) | Err(_) => break,
-            Ok(n) => n_bytes += n,
-        }
-    }
+    let mut bytes = Vec::new();
+    let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut bytes);
+    // However it ends, it ends; a stream that lives goes on for ever.
+    drop(
+        tokio::time::timeout(PATIENCE, read)
+            .await
+            .expect("the stream goes on"),
+    );
+    let n_bytes = bytes.len();
     assert!(n_bytes < 80 * 100_000, "{n_bytes}");
 }
 

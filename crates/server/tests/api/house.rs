@@ -6,20 +6,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use engine::Clock;
+use engine::{Clock, Engine};
+use families::Ways;
 use model::access::Role;
+use model::device::{Hardware, Health, Ota, Snapshot};
+use model::family::Notes;
+use model::id::{DeviceId, FamilyId};
+use model::version::Versions;
+use net::{Dialer, Networks, Site};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use server::api::{
     Api, ApiSettings, Limits, ListenOn, Listener, NewToken, Parts, Protection, Rate, Reloaded, SOCKET_FILE,
     router, serve,
 };
-use server::views::{EventView, HealthReport};
-use store::Store;
+use server::firmware::{Repository, Settings};
+use server::fleet::{FamilySettings, Fleet, FleetSettings};
+use server::metrics::Metrics;
+use server::secrets::Sealer;
+use store::{FleetRow, Store};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +53,7 @@ pub(crate) struct House {
     pub(crate) store: Arc<Store>,
     pub(crate) address: SocketAddr,
     pub(crate) api: Api,
-    pub(crate) events: broadcast::Sender<EventView>,
+    pub(crate) fleet: Fleet,
     pub(crate) reloading: Arc<Reloading>,
     pub(crate) viewer: String,
     pub(crate) operator: String,
@@ -85,26 +94,22 @@ impl House {
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path()).await.unwrap());
-        let (events, _) = broadcast::channel(16);
+        for (mac, host) in [(LIVING_ROOM, 1), (BEDROOM, 2)] {
+            store.put_fleet_row(&row(mac, host)).await.unwrap();
+        }
+        let (fleet, repository) = fleet(&store, folder.path()).await;
         let reloading = Arc::new(Reloading::default());
         let cancel = CancellationToken::new();
         let api = Api::new(Parts {
             store: Arc::clone(&store),
             clock: Clock,
             settings,
-            metrics: Arc::new(|| "reflash_devices 0\n# EOF\n".to_owned()),
-            health: Arc::new(|| HealthReport {
-                status: "ok".to_owned(),
-                reasons: Vec::new(),
-                version: "0.1.0".to_owned(),
-            }),
+            fleet: fleet.clone(),
+            repository,
+            metrics: Metrics::new(),
             reload: {
                 let reloading = Arc::clone(&reloading);
                 Arc::new(move || Box::pin(reload(Arc::clone(&reloading))))
-            },
-            events: {
-                let events = events.clone();
-                Arc::new(move || events.subscribe())
             },
             cancel: cancel.clone(),
         });
@@ -121,7 +126,7 @@ impl House {
             store,
             address,
             api,
-            events,
+            fleet,
             reloading,
             viewer: String::new(),
             operator: String::new(),
@@ -182,6 +187,105 @@ impl House {
     pub(crate) async fn audit(&self) -> Vec<store::AuditRow> {
         self.store.audit(0, 10_000).await.unwrap()
     }
+}
+
+/// Two devices as they were known when the server ended: one that answered, and one that did not.
+pub(crate) const LIVING_ROOM: &str = "a0b1c2d3e4f5";
+pub(crate) const BEDROOM: &str = "a0b1c2d3e4f6";
+
+fn row(mac: &str, host: u8) -> FleetRow {
+    let id = DeviceId::from_hardware(&FamilyId::new("ir-remote"), mac);
+    FleetRow {
+        id: id.clone(),
+        // TEST-NET-1: nobody is there, and the dialer is not allowed to ask.
+        address: Some([192, 0, 2, host].into()),
+        given_as: None,
+        name: None,
+        sources: vec!["scan".to_owned()],
+        first_seen_ms: 1,
+        seen_ms: Some(2),
+        enrolled_ms: None,
+        enrolled_by: None,
+        snapshot: Some(Snapshot {
+            id,
+            versions: Versions::one("firmware", "1.0"),
+            uptime: Some(Duration::from_mins(1)),
+            ota: Ota::Enabled,
+            busy: false,
+            host_name: Some("IR-Remote-Mini".to_owned()),
+            hardware: Hardware {
+                model: Some("mini".to_owned()),
+                chip: Some("esp32c6".to_owned()),
+                ..Hardware::default()
+            },
+            health: Health::default(),
+        }),
+        online: mac == LIVING_ROOM,
+        restarts: 0,
+        tags: Vec::new(),
+        group: None,
+        pinned: None,
+        skipped: Vec::new(),
+        username: None,
+        sealed_password: None,
+        chip: None,
+        slot_bytes: None,
+        ota_wanted: None,
+        installed: None,
+        notes: Notes::default(),
+    }
+}
+
+/// The folder that images can be dropped into, beside the database.
+pub(crate) const FIRMWARE: &str = "firmware";
+
+async fn fleet(store: &Arc<Store>, folder: &Path) -> (Fleet, Repository) {
+    let site = Site {
+        dialer: Dialer::new(Networks::new(["127.0.0.0/8".parse().unwrap()]), None).into(),
+        callback: None,
+    };
+    let families = families::all(&site, &Ways::default());
+    let engine = Engine::new(Arc::clone(store)).unwrap();
+    let dropped = folder.join(FIRMWARE);
+    std::fs::create_dir(&dropped).unwrap();
+    let settings = Settings {
+        folder: Some(dropped),
+        ..Settings::default()
+    };
+    let repository = Repository::open(Store::clone(store), families.clone(), engine.clock(), settings)
+        .await
+        .unwrap();
+    let settings = FleetSettings {
+        families: families
+            .into_iter()
+            .map(|family| FamilySettings {
+                family,
+                poll_every: Duration::from_hours(1),
+                username: None,
+                password: None,
+                devices: Vec::new(),
+            })
+            .collect(),
+        scan_ranges: Vec::new(),
+        scan_every: Some(Duration::from_hours(1)),
+        mdns: false,
+        multicast: net::Multicast::default(),
+        broker: None,
+        auto_enroll: false,
+    };
+    let sealer = Arc::new(Sealer::open_or_make(folder).unwrap());
+    let fleet = Fleet::load(
+        Arc::clone(store),
+        engine,
+        site,
+        sealer,
+        repository.clone(),
+        Metrics::new(),
+        settings,
+    )
+    .await
+    .unwrap();
+    (fleet, repository)
 }
 
 async fn reload(reloading: Arc<Reloading>) -> Result<Reloaded, String> {
@@ -314,15 +418,20 @@ impl Answer {
     }
 }
 
+/// Sends bytes and reads an answer until the other side closes.
+pub(crate) async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -> Answer {
+    Answer::read(&raw(stream, request).await)
+}
+
 /// Sends bytes and reads until the other side closes.
-pub(crate) async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -> Answer {
+pub(crate) async fn raw(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -> Vec<u8> {
     let talked = async {
         // A server that has already answered may not want the rest.
         drop(stream.write_all(request).await);
         drop(stream.flush().await);
         let mut bytes = Vec::new();
         drop(stream.read_to_end(&mut bytes).await);
-        Answer::read(&bytes)
+        bytes
     };
     tokio::time::timeout(PATIENCE, talked)
         .await
@@ -331,6 +440,5 @@ pub(crate) async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, reques
 
 /// A route's path with something in the places of its parameters.
 pub(crate) fn filled(path: &str) -> String {
-    path.replace("{id}", "000000000000")
-        .replace("{sha256}", &"0".repeat(64))
+    path.replace("{id}", "0").replace("{sha256}", &"0".repeat(64))
 }

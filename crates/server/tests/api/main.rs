@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of a test may fail it")]
 
 mod access;
+mod devices;
 mod doors;
 mod events;
+mod firmware;
 mod house;
 mod openapi;
 mod requests;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use server::api::{OPENAPI, TABLE, document};
+use server::api::{Least, OPENAPI, TABLE, document};
 
 #[test]
 fn the_contract_in_the_repository_is_the_one_of_the_routes() {
@@ -71,4 +71,30 @@ fn every_operation_has_a_name_of_its_own_and_a_sentence() {
             assert!(operation["summary"].is_string(), "{name}");
         }
     }
+}
+
+#[test]
+fn the_guide_shows_every_route_with_its_role() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guide/api.md");
+    let guide = std::fs::read_to_string(path).unwrap();
+    let shown: BTreeSet<_> = guide
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split(" | ");
+            let route = cells.next()?.trim_end_matches('`');
+            Some((route.to_owned(), cells.next()?.to_owned()))
+        })
+        .collect();
+    let table: BTreeSet<_> = TABLE
+        .iter()
+        .map(|access| {
+            let least = match access.least {
+                Least::Anyone => "anybody",
+                Least::Metrics => "viewer, or this machine",
+                Least::Role(role) => role.name(),
+            };
+            (format!("{} {}", access.method, access.path), least.to_owned())
+        })
+        .collect();
+    assert_eq!(shown, table);
 }

@@ -145,7 +145,7 @@ pub(crate) fn settings(wanted: &Wanted, ways: &Ways) -> FleetSettings {
             devices: wanted.devices.clone(),
         }],
         scan_ranges: wanted.ranges.iter().map(|range| range.parse().unwrap()).collect(),
-        scan_every: wanted.scan_every.unwrap_or(Duration::from_mins(1)),
+        scan_every: Some(wanted.scan_every.unwrap_or(Duration::from_mins(1))),
         mdns: false,
         multicast: net::Multicast::default(),
         broker: None,

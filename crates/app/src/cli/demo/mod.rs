@@ -1,4 +1,6 @@
-//! `reflash demo`: a simulated fleet on loopback, updated canary first.
+//! `reflash demo`: a simulated fleet on loopback, found by a server, and updated canary first.
+
+mod home;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,6 +25,7 @@ use store::Store;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use self::home::Home;
 use super::push::{interrupts, phase_words};
 use super::{say, show};
 use crate::error::{Exit, Trouble};
@@ -130,7 +133,17 @@ struct Actor {
     password: &'static str,
     image: Image,
     /// Keeps it running.
-    _device: Running,
+    device: Running,
+}
+
+impl Actor {
+    /// The name of its family.
+    fn family(&self) -> &'static str {
+        match self.device {
+            Running::IrRemote(_) => "ir-remote",
+            Running::Komfovent(_) => "komfovent",
+        }
+    }
 }
 
 enum Running {
@@ -153,8 +166,9 @@ pub(crate) async fn run(arguments: DemoArguments) -> Result<Exit, Trouble> {
     tasks.spawn(listening);
     let (stop, stopped) = watch::channel(Stop::No);
     tasks.spawn(interrupts(stop));
+    let home = Home::start(folder.path(), &ways_of(&actors)).await?;
     let bench = bench(folder.path(), callback).await?;
-    introduce(&actors);
+    introduce(&home, &actors).await?;
 
     let screen = Screen::new();
     let (canary, rest) = actors.split_first().expect("there is at least one device");
@@ -176,7 +190,41 @@ pub(crate) async fn run(arguments: DemoArguments) -> Result<Exit, Trouble> {
         screen.line("\nThe canary is not well: nobody else is touched.");
     }
     screen.finish();
-    Ok(conclude(&actors, results))
+    let exit = conclude(&actors, results);
+    if !arguments.exit && screen.live && *stopped.borrow() == Stop::No {
+        stay(&home, stopped).await;
+    }
+    home.end().await;
+    Ok(exit)
+}
+
+/// The ways to each family in the demo.
+fn ways_of(actors: &[Actor]) -> Vec<(&'static str, Ways)> {
+    let mut ways: Vec<(&'static str, Ways)> = Vec::new();
+    for actor in actors {
+        if !ways.iter().any(|(family, _)| *family == actor.family()) {
+            ways.push((actor.family(), actor.ways.clone()));
+        }
+    }
+    ways
+}
+
+/// Leaves the server to whoever wants to look around, until Ctrl-C.
+async fn stay(home: &Home, mut stopped: watch::Receiver<Stop>) {
+    let url = home.ready.url.as_deref().unwrap_or_default();
+    let mut text = format!(
+        "\nThe server goes on at {url} until Ctrl-C. In another terminal:\n  reflash device list --data {}\n",
+        home.ready.data.display()
+    );
+    if let Some(token) = &home.token {
+        let _ = writeln!(
+            text,
+            "  curl -H 'Authorization: Bearer {token}' {url}/api/v1/devices"
+        );
+    }
+    let _ = say(&text);
+    // A sender that is gone is the end as well.
+    let _ = stopped.wait_for(|stop| *stop != Stop::No).await;
 }
 
 /// Starts the simulated devices; those of a family on the same free ports.
@@ -242,7 +290,7 @@ async fn try_cast(arguments: &DemoArguments) -> anyhow::Result<Vec<Actor>> {
             username: None,
             password: PASSWORD,
             image: image.clone(),
-            _device: Running::IrRemote(device),
+            device: Running::IrRemote(device),
         });
     }
     if arguments.komfovent > 0 {
@@ -272,7 +320,7 @@ async fn try_cast(arguments: &DemoArguments) -> anyhow::Result<Vec<Actor>> {
                 username: Some("user"),
                 password: "user",
                 image: image.clone(),
-                _device: Running::Komfovent(device),
+                device: Running::Komfovent(device),
             });
         }
     }
@@ -299,11 +347,30 @@ async fn bench(folder: &std::path::Path, callback: Arc<Callback>) -> Result<Benc
     })
 }
 
-fn introduce(actors: &[Actor]) {
+/// Shows what the server has found, and what is about to happen to each.
+async fn introduce(home: &Home, actors: &[Actor]) -> Result<(), Trouble> {
+    let addresses: Vec<Ipv4Addr> = actors.iter().map(|actor| actor.address).collect();
+    let (found, took) = home.find(&addresses).await?;
     let mut text = format!(
-        "Updating {} simulated devices, the canary first.\n\n",
-        actors.len()
+        "The server was told of a network and of no device. It has found {} in {:.1} s:\n\n",
+        found.len(),
+        took.as_secs_f64()
     );
+    let columns = [14, 36, 28];
+    let rows = found.iter().zip(actors).map(|(device, actor)| {
+        let runs = device.reported_version.clone().unwrap_or_default();
+        [actor.address.to_string(), device.name.clone(), runs]
+    });
+    let header = ["address", "device", "runs"].map(str::to_owned);
+    for cells in std::iter::once(header).chain(rows) {
+        let row: Vec<(usize, &str)> = columns
+            .iter()
+            .copied()
+            .zip(cells.iter().map(String::as_str))
+            .collect();
+        text += &show::row(&row);
+    }
+    let _ = writeln!(text, "\nUpdating them, the canary first.\n");
     for actor in actors {
         text += &show::row(&[
             (14, &actor.name),
@@ -313,6 +380,7 @@ fn introduce(actors: &[Actor]) {
     }
     // A reader that is gone does not stop the demo.
     let _ = say(&text);
+    Ok(())
 }
 
 async fn update(
