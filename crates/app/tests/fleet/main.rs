@@ -7,10 +7,11 @@
     clippy::unwrap_used,
     reason = "helpers of tests: a failure here is a failed test"
 )]
-#![allow(dead_code, reason = "what the server will need")]
 
+mod discovery;
 mod mosquitto;
 mod need;
 mod netns;
 mod presence;
 mod process;
+mod server;

@@ -14,6 +14,10 @@ use crate::netns::Host;
 /// How long anything may take that should come by itself.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether a program has ended, and how often it is asked to.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
 /// The program under test.
 pub(crate) const REFLASH: &str = env!("CARGO_BIN_EXE_reflash");
 
@@ -61,17 +65,36 @@ impl Process {
             }
             n_seen = said.len();
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no {what} in:\n{}", said.join("\n"));
+            if left.is_zero() {
+                let said = {
+                    let mut said = said;
+                    std::mem::take(&mut *said)
+                };
+                panic!("no {what} in:\n{}", said.join("\n"));
+            }
             said = self.lines.more.wait_timeout(said, left).unwrap().0;
         }
     }
 
     /// Ctrl-C, and until it has ended.
+    #[track_caller]
     pub(crate) fn interrupt(&mut self) {
-        let id = i32::try_from(self.child.id()).unwrap();
-        // It may have ended by itself.
-        let _ = kill_process(Pid::from_raw(id).unwrap(), Signal::INT);
-        let _ = self.child.wait();
+        let id = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        let deadline = Instant::now() + SOON;
+        let mut next = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(
+                Instant::now() < deadline,
+                "it does not end:\n{}",
+                self.said().join("\n")
+            );
+            if Instant::now() >= next {
+                // Mosquitto forgets one that comes right after it has said that it runs.
+                let _ = kill_process(id, Signal::INT);
+                next = Instant::now() + ASK_AGAIN;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 }
 

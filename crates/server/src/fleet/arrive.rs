@@ -115,10 +115,11 @@ impl Fleet {
         }
         entry.presence = was.answered();
         entry.trouble = None;
-        entry.glances = if how.full {
-            0
-        } else {
-            entry.glances.saturating_add(1)
+        entry.glances = match (how.full, entry.glances) {
+            (true, _) => 1,
+            // Until everything was read once, every look is a full one.
+            (false, 0) => 0,
+            (false, glances) => glances.saturating_add(1),
         };
         let moved = entry.row.address != Some(address);
         entry.row.address = Some(address);
@@ -127,6 +128,10 @@ impl Fleet {
         let mut kept = is_new || moved;
         kept |= note_source(entry, how);
         let came = was.state() != Standing::Online;
+        if came && !how.full {
+            // It was away: everything may be new.
+            entry.glances = 0;
+        }
         let over = match &entry.conflict {
             Some(Conflict::Quarrel { until, .. }) => now.boot >= *until,
             _ => false,

@@ -133,11 +133,6 @@ impl Fleet {
                 Some(Conflict::Clones { addresses, .. }) => Some(*addresses),
                 _ => None,
             };
-            let hardware_known = entry
-                .row
-                .snapshot
-                .as_ref()
-                .is_some_and(|snapshot| snapshot.hardware != model::device::Hardware::default());
             due.push(Due {
                 key: key.clone(),
                 id: entry.row.id.clone(),
@@ -146,9 +141,7 @@ impl Fleet {
                 given_as: entry.row.given_as.clone(),
                 notes: entry.row.notes.clone(),
                 chip: entry.row.chip.clone(),
-                full: !hardware_known
-                    || entry.glances == 0 && entry.presence.state() != Standing::Online
-                    || entry.glances % N_GLANCES == 0,
+                full: entry.glances == 0 || entry.glances > N_GLANCES,
                 placeholder: entry.row.seen_ms.is_none() && entry.row.given_as.is_some(),
                 clones,
                 heard_at: entry.heard_at,

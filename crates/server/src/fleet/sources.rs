@@ -218,7 +218,12 @@ impl Fleet {
                     std::future::pending::<()>().await;
                 } => return,
             };
-            if began.elapsed() > BACK_OFF[1] {
+            let worked = self
+                .state()
+                .sources
+                .get(name)
+                .is_some_and(|source| source.working && source.n_sightings > 0);
+            if worked || began.elapsed() > BACK_OFF[1] {
                 pause = BACK_OFF[0];
             }
             tracing::warn!(

@@ -200,19 +200,68 @@ async fn a_restart_is_counted_and_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_makes_no_sense_is_unreadable_and_not_offline() {
-    let mut devices = Devices::at(&[address(41, 8, 1)]).await;
+    let devices = Devices::at(&[address(41, 8, 1)]).await;
     let wanted = Wanted {
         devices: vec![listed("127.41.8.1", None)],
         ..Wanted::default()
     };
     let bed = Bed::start(&wanted, &devices.ways).await;
     let key = devices.key(0);
-    bed.until(&key, online).await;
-    devices.running[0].set_faults(vec![Fault::parse("status-truncated").unwrap()]);
-    bed.until(&key, |device| device.state == State::Unreadable).await;
-    devices.running[0].set_faults(Vec::new());
-    bed.until(&key, online).await;
-    devices.running.clear();
+    for fault in [
+        "status-truncated",
+        "status-huge",
+        "status-wrong-types",
+        "status-not-utf8",
+        "status-redirect",
+    ] {
+        bed.until(&key, online).await;
+        devices.running[0].set_faults(vec![Fault::parse(fault).unwrap()]);
+        let device = bed.until(&key, |device| device.state == State::Unreadable).await;
+        assert_eq!(
+            device.reported_version.as_deref(),
+            Some("1.0"),
+            "{fault}: what was known stays"
+        );
+        devices.running[0].set_faults(Vec::new());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_answers_hold_up_nobody_else() {
+    let addresses: Vec<_> = (1..=40).map(|last| address(41, 14, last)).collect();
+    let devices = Devices::at(&addresses).await;
+    let hosts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let wanted = Wanted {
+        devices: hosts.iter().map(|host| listed(host, None)).collect(),
+        ..Wanted::default()
+    };
+    let bed = Bed::start(&wanted, &devices.ways).await;
+    for idx in 0..devices.running.len() {
+        bed.until(&devices.key(idx), online).await;
+    }
+    // All but the last dribble or never end: each look at one takes its 5 s.
+    let good = devices.key(39);
+    for (idx, device) in devices.running.iter().enumerate().take(39) {
+        let fault = if idx % 2 == 0 {
+            "status-slow"
+        } else {
+            "endless-headers"
+        };
+        device.set_faults(vec![Fault::parse(fault).unwrap()]);
+    }
+    let seen = |bed: &Bed| bed.fleet.device(&good).unwrap().last_seen_ms.unwrap();
+    let mut before = seen(&bed);
+    for _ in 0..20 {
+        let now = bed
+            .until(&good, |device| device.last_seen_ms > Some(before))
+            .await
+            .last_seen_ms
+            .unwrap();
+        // On a quiet machine about 150 ms; a slow look in its way would make it 5 s.
+        assert!(now - before < 2_500, "held up for {} ms", now - before);
+        before = now;
+    }
+    assert!(online(&bed.fleet.device(&good).unwrap()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

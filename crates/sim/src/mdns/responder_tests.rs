@@ -250,3 +250,14 @@ fn a_response_from_another_port_takes_no_name_away() {
     one.receive(&rival, ASKER, 20 * SECOND);
     assert!(!one.is_settled());
 }
+
+#[test]
+fn of_two_that_claim_a_name_at_once_the_lower_address_waits() {
+    let (mut low, mut high) = (responder(1), responder(2));
+    let (from_low, from_high) = (low.probe().encode(), high.probe().encode());
+    let was = high.due();
+    high.receive(&from_low, SocketAddrV4::new(low.address, PORT), SECOND);
+    assert_eq!(high.due(), was);
+    low.receive(&from_high, SocketAddrV4::new(high.address, PORT), SECOND);
+    assert_eq!(low.due(), Some(2 * SECOND));
+}

@@ -141,6 +141,11 @@ impl Push<'_> {
         let mut datagram = [0; 512];
         let mut was_accepted = false;
         loop {
+            // What has arrived counts before the clock: on a busy machine the reply may lie there when its time is over, and a
+            // second invitation would make the device forget the first.
+            while let Ok(len) = udp.try_recv(&mut datagram) {
+                handshake.received(&datagram[..len], origin.elapsed());
+            }
             let until = match handshake.next(origin.elapsed()) {
                 Step::Send(invitation) => {
                     // An error here is the echo of an earlier datagram (port unreachable): as good as no answer.
