@@ -28,13 +28,22 @@ deny:
 demo *ARGUMENTS:
     cargo run --release -- demo {{ ARGUMENTS }}
 
-# The server, with its data in target/data: just serve --config reflash.yaml
+# The folder of the server that the next three speak of; another one: just data=/tmp/x serve
+data := "target/data"
+
+# The server: just serve --config reflash.yaml
 serve *ARGUMENTS:
-    cargo run --release -- serve --data target/data {{ ARGUMENTS }}
+    cargo run --release -- serve --data {{ data }} {{ ARGUMENTS }}
+
+# The server for simulated devices on loopback, from `just sim ir-remote --bind 127.0.0.2 --count 3 --http-port 8080`
+try *ARGUMENTS:
+    mkdir -p {{ data }}/firmware
+    cp docs/guide/try.yaml {{ data }}/reflash.yaml
+    cargo run --release -- serve --data {{ data }} {{ ARGUMENTS }}
 
 # Ask that server: just ask device list
 ask *ARGUMENTS:
-    cargo run --release -- {{ ARGUMENTS }} --data target/data
+    cargo run --release -- {{ ARGUMENTS }} --data {{ data }}
 
 # Manual pages and completions, for a package: just pages target/pages
 pages FOLDER:
@@ -53,7 +62,15 @@ fuzz TARGET SECONDS="60":
 accept *ARGUMENTS="--workspace":
     INSTA_UPDATE=always cargo test {{ ARGUMENTS }}
 
-# The side-by-side benchmarks
+# Take the routes as they are into api/openapi.json; look at it with `git diff` before you commit
+accept-api:
+    REFLASH_ACCEPT=1 cargo test -p server --test api openapi
+
+# Look what rights the systemd unit leaves to the server: at most 2.0
+unit:
+    systemd-analyze security --offline=true --threshold=20 packaging/systemd/reflash.service
+
+# One of the side-by-side benchmarks: just bench scan --runs 10; bench/README.md tells which there are
 bench *ARGUMENTS:
     cargo build --release -p app -p bench
     target/release/bench {{ ARGUMENTS }}
