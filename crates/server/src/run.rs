@@ -138,7 +138,13 @@ pub struct Server {
 /// Runs a server from its options to its end: a signal, or the end of standard input where a parent owns it.
 pub async fn serve(options: Options, tell: &(dyn Fn(Notice<'_>) + Send + Sync)) -> Result<(), ServeError> {
     let config = read_config(&options)?;
-    for warning in config.warnings() {
+    // Without a file there is nothing that its owner could mend in it.
+    let warnings = options
+        .config
+        .as_ref()
+        .map(|_| config.warnings())
+        .unwrap_or_default();
+    for warning in warnings {
         tell(Notice::Warning(format!("{} {}", warning.text, warning.next_step)));
     }
     let server = Server::open(config, options).await?;

@@ -309,8 +309,8 @@ impl Client {
             return Trouble::new(
                 Exit::Failed,
                 format!("No secure connection to {place}: {cause}."),
-                "Trust the server's own certificate with --ca FILE or --fingerprint SHA256; `reflash doctor` on the \
-                server tells both.",
+                "Trust the server's own certificate: copy tls-certificate.pem from its data folder and name it with --ca FILE, \
+                or give --fingerprint SHA256, which `openssl x509 -fingerprint -sha256 -in tls-certificate.pem` tells there.",
             );
         }
         if error.is_timeout() {

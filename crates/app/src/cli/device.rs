@@ -464,7 +464,7 @@ impl Session<'_> {
             return Err(Trouble::new(
                 Exit::Failed,
                 format!("{} is listed in the configuration.", full_name(&device)),
-                "Take it out of reflash.yaml; the server sees that by itself.",
+                "Take it out of reflash.yaml, then let the server read that again: kill -HUP its process, or restart it.",
             ));
         }
         let question = format!("Forget {}, with its name, tags and password?", full_name(&device));

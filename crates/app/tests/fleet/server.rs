@@ -154,11 +154,12 @@ impl Server {
         let body = body.map(Value::to_string).unwrap_or_default();
         let mut stream = UnixStream::connect(self.socket())?;
         stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-        write!(
-            stream,
+        // In one piece: who is asked too often may answer and close before it has read everything.
+        let request = format!(
             "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
-        )?;
+        );
+        stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let broken = || io::Error::other(format!("no answer: {answer:?}"));

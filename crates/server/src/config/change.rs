@@ -20,7 +20,17 @@ pub struct Change {
 }
 
 /// Keys that are read once, when the server starts.
-const AT_START: [&str; 4] = ["server.listen", "server.data", "server.tls", "server.callback"];
+const AT_START: [&str; 9] = [
+    "server.listen",
+    "server.data",
+    "server.tls",
+    "server.callback",
+    "server.hosts",
+    "server.trusted_proxies",
+    "server.limits",
+    "server.allowed_networks",
+    "retention",
+];
 
 /// What a key holds.
 enum Fact {

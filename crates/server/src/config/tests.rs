@@ -852,7 +852,7 @@ fn what_changed_is_told_in_words_and_whether_it_needs_a_restart() {
         ("ir_remote_ota.devices.192.168.1.3 is new", false),
         ("ir_remote_ota.password is another one", false),
         ("ir_remote_ota.scan_interval was 5m and is now 10m", false),
-        ("server.hosts was none and is now reflash.lan", false),
+        ("server.hosts was none and is now reflash.lan", true),
         ("server.listen was 127.0.0.1:8927 and is now 127.0.0.1:9000", true),
         ("server.tls.cert is now self-signed", true),
     ];

@@ -359,14 +359,27 @@ impl Fleet {
     pub async fn set_ota(&self, named: &str, on: bool, actor: &str) -> Result<DeviceView, FleetError> {
         let id = self.id_of(named)?;
         let key = id.key();
-        let (family, address, conflict) = {
+        let (family, address, conflict, enrolled) = {
             let state = self.state();
             let entry = state
                 .entries
                 .get(&key)
                 .ok_or_else(|| FleetError::unknown(named))?;
-            (entry.family.clone(), entry.row.address, entry.conflict.is_some())
+            let enrolled = entry.row.enrolled_ms.is_some();
+            (
+                entry.family.clone(),
+                entry.row.address,
+                entry.conflict.is_some(),
+                enrolled,
+            )
         };
+        if !enrolled {
+            return Err(FleetError::new(
+                FleetErrorKind::Refused,
+                "The device is not enrolled: nothing is changed at it.",
+                format!("If it is yours, enrol it first: reflash device enroll {key}"),
+            ));
+        }
         if conflict {
             return Err(FleetError::new(
                 FleetErrorKind::Conflict,

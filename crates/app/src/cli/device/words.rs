@@ -342,8 +342,10 @@ fn ota(device: &DeviceView) -> String {
 }
 
 fn enrolled(device: &DeviceView) -> String {
-    if device.configured {
+    if device.configured && device.enrolled {
         "yes, by the configuration".to_owned()
+    } else if device.configured {
+        "as soon as it answers: it is listed in the configuration".to_owned()
     } else if let (true, Some(since)) = (device.enrolled, device.enrolled_ms) {
         format!("yes, {}", ago(since))
     } else if device.enrolled {
