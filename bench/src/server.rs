@@ -22,6 +22,9 @@ const NETWORK: &str = "127.10.0.0/22";
 const FOUND_LIMIT: Duration = Duration::from_mins(1);
 /// How long it may take to serve or to end.
 const LIMIT: Duration = Duration::from_secs(20);
+/// How often to look whether something is so. The server takes 600 requests a minute.
+const OFTEN: Duration = Duration::from_millis(5);
+const SELDOM: Duration = Duration::from_millis(500);
 /// Targets of ../shared/PERFORMANCE.md E3, U8 and E7.
 const POLL_MAX_US: f64 = 120.0;
 const STEADY_MAX_PERCENT: f64 = 0.3;
@@ -81,11 +84,11 @@ pub(crate) struct StartArguments {
 }
 
 /// Waits for something, with an end.
-fn until(what: &str, limit: Duration, is_so: impl Fn() -> Result<bool>) -> Result<()> {
+fn until(what: &str, limit: Duration, every: Duration, is_so: impl Fn() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + limit;
     while !is_so()? {
         ensure!(Instant::now() < end, "waited too long until {what}");
-        sleep(Duration::from_millis(20));
+        sleep(every);
     }
     Ok(())
 }
@@ -158,7 +161,9 @@ impl Home {
             child,
             socket: self.data().join("reflash.sock"),
         };
-        until("it serves", LIMIT, || Ok(get(&server.socket, "/health").is_ok()))?;
+        until("it serves", LIMIT, OFTEN, || {
+            Ok(get(&server.socket, "/health").is_ok())
+        })?;
         Ok(server)
     }
 }
@@ -183,11 +188,11 @@ impl Server {
 
     /// Until all devices are known and each was polled so often.
     fn settle(&self, n_devices: usize, rounds: usize) -> Result<()> {
-        until("all devices are online", FOUND_LIMIT, || {
+        until("all devices are online", FOUND_LIMIT, SELDOM, || {
             Ok(self.n_online()? >= n_devices)
         })?;
         let wanted = self.polls()?.0 + u64::try_from(n_devices * rounds)?;
-        until("all were polled", 10 * FOUND_LIMIT, || {
+        until("all were polled", 10 * FOUND_LIMIT, SELDOM, || {
             Ok(self.polls()?.0 >= wanted)
         })
     }
@@ -462,7 +467,9 @@ pub(crate) fn start(reflash: &Path, arguments: &StartArguments) -> Result<()> {
         if !line.starts_with("READY") {
             bail!("the server said {line:?}");
         }
-        until("it serves", LIMIT, || Ok(get(&server.socket, "/health").is_ok()))?;
+        until("it serves", LIMIT, OFTEN, || {
+            Ok(get(&server.socket, "/health").is_ok())
+        })?;
         let health = began.elapsed();
         let devices: Vec<Value> = serde_json::from_str(&get(&server.socket, "/api/v1/devices")?)?;
         ensure!(devices.len() == arguments.devices, "{} devices", devices.len());
