@@ -31,7 +31,7 @@ pub(super) struct Entry {
     pub(super) conflict: Option<Conflict>,
     pub(super) next_look: Instant,
     pub(super) looking: bool,
-    /// Looks since the last full one.
+    /// Looks since the last full one, that one included; 0 asks for a full one.
     pub(super) glances: u32,
     /// When the snapshot was taken, on the clock since boot.
     pub(super) snapshot_at: Option<Duration>,
