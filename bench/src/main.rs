@@ -10,6 +10,7 @@ mod many;
 mod proxy;
 mod round_trip;
 mod scan;
+mod server;
 mod simulator;
 mod system;
 
@@ -45,6 +46,12 @@ enum What {
     Komfovent(komfovent::Arguments),
     /// A /24 and a /20 with absent hosts, in a network namespace, beside nmap and aiohttp.
     Scan(scan::Arguments),
+    /// 1,000 devices: CPU of a poll with its database write, beside aiohttp with sqlite3.
+    Poll(server::PollArguments),
+    /// 1,000 devices: memory of the server with API, MQTT and SQLite.
+    ServerMemory(server::MemoryArguments),
+    /// 1,000 known devices: from the start of the process until it serves.
+    ServerStart(server::StartArguments),
     #[command(hide = true)]
     PushAll(many::PushArguments),
     #[command(hide = true)]
@@ -82,6 +89,9 @@ fn main() -> ExitCode {
         What::Fleet(arguments) => many::run(&cli.reflash, &arguments, many::Job::Fleet),
         What::Komfovent(arguments) => komfovent::run(&cli.reflash, &arguments),
         What::Scan(arguments) => scan::run(&arguments),
+        What::Poll(arguments) => server::poll(&cli.reflash, &arguments),
+        What::ServerMemory(arguments) => server::memory(&cli.reflash, &arguments),
+        What::ServerStart(arguments) => server::start(&cli.reflash, &arguments),
         What::PushAll(_) | What::ScanInside(_) | What::ScanOnce(_) | What::ScanDevice => Ok(()),
     };
     println!("load average at the end: {}", system::load_average());

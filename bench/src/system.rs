@@ -8,18 +8,26 @@ const TICKS_PER_S: f64 = 100.0;
 /// Load below which a wall time means something. Taste, on two cores.
 const QUIET: f64 = 1.5;
 
-/// The memory of this process at one moment.
+/// The memory of a process at one moment.
+#[expect(clippy::struct_field_names, reason = "the unit belongs to the name")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
     /// Private memory, KiB (`RssAnon`).
     pub(crate) anon_kib: u64,
     /// Resident memory, KiB (`VmRSS`).
     pub(crate) rss_kib: u64,
+    /// The most resident memory so far, KiB (`VmHWM`).
+    pub(crate) peak_rss_kib: u64,
 }
 
 /// What this process uses now.
 pub(crate) fn usage() -> Usage {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    usage_of("self")
+}
+
+/// What a process uses now; nothing when it is gone.
+pub(crate) fn usage_of(pid: &str) -> Usage {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let kib = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name))?;
         line.split_whitespace().nth(1)?.parse().ok()
@@ -27,6 +35,7 @@ pub(crate) fn usage() -> Usage {
     Usage {
         anon_kib: kib("RssAnon:").unwrap_or(0),
         rss_kib: kib("VmRSS:").unwrap_or(0),
+        peak_rss_kib: kib("VmHWM:").unwrap_or(0),
     }
 }
 

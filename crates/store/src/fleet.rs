@@ -64,6 +64,9 @@ pub struct FleetRow {
     pub notes: Notes,
 }
 
+/// How many devices are read at once.
+const N_AT_ONCE: i64 = 64;
+
 /// The columns of a device that has not gone, and what is to follow.
 macro_rules! select_fleet {
     ($tail:literal) => {
@@ -88,11 +91,26 @@ impl Store {
     /// All devices, in the order of their identities.
     pub async fn fleet(&self) -> Result<Vec<FleetRow>, StoreError> {
         const DOING: &str = "reading the fleet";
-        sqlx::query(select_fleet!(" order by id"))
-            .fetch_all(self.readers())
-            .await
-            .and_then(|rows| rows.iter().map(fleet_row).collect())
-            .map_err(|source| StoreError::new(DOING, source))
+        let failed = |source| StoreError::new(DOING, source);
+        // In one transaction, so that it is the fleet of one moment; a part at a time, because a row as it is read takes some
+        // ten times the memory of what it says.
+        let mut read = self.readers().begin().await.map_err(failed)?;
+        let mut fleet: Vec<FleetRow> = Vec::new();
+        loop {
+            let after = fleet.last().map(|row| key(&row.id)).unwrap_or_default();
+            let rows = sqlx::query(select_fleet!(" and id > $1 order by id limit $2"))
+                .bind(after)
+                .bind(N_AT_ONCE)
+                .fetch_all(&mut *read)
+                .await
+                .map_err(failed)?;
+            if rows.is_empty() {
+                return Ok(fleet);
+            }
+            for row in &rows {
+                fleet.push(fleet_row(row).map_err(failed)?);
+            }
+        }
     }
 
     /// The devices that were enrolled, or whose record of what they run was written, at this moment or later: what a

@@ -58,9 +58,10 @@ impl Fleet {
             let mut entry = Entry::new(row, family.clone(), Standing::Unknown, Instant::now());
             // What only a closer look tells is still to be read.
             entry.next_look = Instant::now();
-            state.entries.insert(key.clone(), entry);
+            state.entries.insert(key.clone(), entry.into());
         }
         self.take(&mut state, &key, address, snapshot, how, is_new);
+        let mut sooner = is_new;
         for finding in findings {
             match finding {
                 Finding::Found if is_new => {
@@ -75,6 +76,7 @@ impl Fleet {
                     if let Some(entry) = state.entries.get_mut(&displaced.key()) {
                         entry.trouble = Some(format!("Another device, {id}, answers at {address} now."));
                         entry.next_look = Instant::now();
+                        sooner = true;
                     }
                 }
                 Finding::Quarrel { with } => self.quarrel(&mut state, &id, &with, address),
@@ -82,7 +84,9 @@ impl Fleet {
             }
         }
         drop(state);
-        self.inner.wake.notify_one();
+        if sooner {
+            self.inner.wake.notify_one();
+        }
         id
     }
 
@@ -103,12 +107,12 @@ impl Fleet {
         };
         let id = entry.row.id.clone();
         let was = entry.presence;
-        let version_was = entry
+        let versions = entry
             .row
             .snapshot
             .as_ref()
-            .map(|snapshot| snapshot.versions.clone());
-        let version_is = snapshot.versions.clone();
+            .filter(|before| before.versions != snapshot.versions)
+            .map(|before| (before.versions.clone(), snapshot.versions.clone()));
         let restarted = entry.take(snapshot, now.boot);
         if entry.offer_due {
             self.inner.offers_due.notify_one();
@@ -157,8 +161,9 @@ impl Fleet {
             entry.sampled_ms = now.wall_ms;
         }
         let poll = poll_of(&entry.row, now.wall_ms, true, sampled.then_some(restarted));
-        let row = entry.row.clone();
+        let uptime = entry.row.snapshot.as_ref().and_then(|seen| seen.uptime);
         if kept {
+            let row = entry.row.clone();
             self.keep(state, &row);
         }
         if let Some(by) = by {
@@ -176,17 +181,11 @@ impl Fleet {
             self.tell(state, "device.enrolled", &id, json!({ "by": by }));
         }
         if restarted {
-            let uptime_s = row
-                .snapshot
-                .as_ref()
-                .and_then(|seen| seen.uptime)
-                .map(|uptime| uptime.as_secs());
+            let uptime_s = uptime.map(|uptime| uptime.as_secs());
             self.tell(state, "device.restarted", &id, json!({ "uptime_s": uptime_s }));
         }
-        if let Some(version_was) = version_was
-            && version_was != version_is
-        {
-            let detail = json!({ "from": version_was.to_string(), "to": version_is.to_string() });
+        if let Some((was, is)) = versions {
+            let detail = json!({ "from": was.to_string(), "to": is.to_string() });
             self.tell(state, "device.version", &id, detail);
         }
         if over {
@@ -317,7 +316,7 @@ impl Fleet {
                         && entry.is_up_for(uptime, now.boot)
                 });
                 let nameless = told.id.key();
-                match same.map(Entry::key) {
+                match same.map(|entry| entry.key()) {
                     Some(same) => {
                         // The nameless one was this one all along.
                         let forgets = state
@@ -339,7 +338,7 @@ impl Fleet {
         if is_new {
             let row = new_row(&told.id, now.wall_ms);
             let entry = Entry::new(row, family.clone(), Standing::Unknown, Instant::now());
-            state.entries.insert(key.clone(), entry);
+            state.entries.insert(key.clone(), entry.into());
         }
         let Some(entry) = state.entries.get_mut(&key) else {
             return;
@@ -384,7 +383,7 @@ impl Fleet {
         let mut state = self.state();
         for (family, device) in settings.all_configured() {
             let family_id = family.family.id();
-            let listed = |entry: &&mut Entry| {
+            let listed = |entry: &&mut Box<Entry>| {
                 entry.row.id.family == family_id
                     && entry.row.given_as.as_deref() == Some(device.host.as_str())
             };
@@ -398,7 +397,7 @@ impl Fleet {
                 row.address = device.host.parse().ok();
                 row.sources.push("config".to_owned());
                 let entry = Entry::new(row, family.family.clone(), Standing::Unknown, Instant::now());
-                state.entries.entry(id.key()).or_insert(entry)
+                state.entries.entry(id.key()).or_insert(entry.into())
             };
             let row = &mut entry.row;
             let before = (

@@ -114,7 +114,7 @@ impl Fleet {
                     let now = Instant::now();
                     let standing = model::inventory::State::Unknown;
                     let entry = Entry::new(row.clone(), family.clone(), standing, now);
-                    state.entries.entry(id.key()).or_insert(entry);
+                    state.entries.entry(id.key()).or_insert(entry.into());
                     self.keep(&mut state, &row);
                     (family.clone(), id)
                 }

@@ -1,5 +1,6 @@
 //! Looks at devices: in turn, many at once, and the slow ones never in the way of the others.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,38 +50,55 @@ struct Due {
     slow: bool,
 }
 
+/// Devices that are due and wait for their turn, by key.
+#[derive(Default)]
+struct Line {
+    prompt: VecDeque<String>,
+    slow: VecDeque<String>,
+}
+
 impl Fleet {
     /// Looks at every device in turn.
     pub(super) async fn poll(self, cancel: CancellationToken) {
-        let mut looks: JoinSet<bool> = JoinSet::new();
+        // Each look says whether it was a slow one, and when the next at the same device is due.
+        let mut looks: JoinSet<(bool, Option<Instant>)> = JoinSet::new();
         let (mut n_prompt, mut n_slow) = (0, 0);
+        let mut line = Line::default();
+        let (mut next, mut woken) = (Instant::now(), true);
         loop {
-            let (due, next) = self.due(N_PROMPT - n_prompt, N_SLOW - n_slow);
-            for due in due {
+            // Going through all devices is dear with many of them, and done once a turn instead of after each look.
+            if woken || next <= Instant::now() {
+                next = self.line_up(&mut line);
+            }
+            for due in self.due(&mut line, N_PROMPT - n_prompt, N_SLOW - n_slow) {
                 *if due.slow { &mut n_slow } else { &mut n_prompt } += 1;
                 let fleet = self.clone();
                 let span = tracing::info_span!("look", device = %due.id);
                 looks.spawn(
                     async move {
                         let slow = due.slow;
-                        fleet.poll_one(due).await;
-                        slow
+                        (slow, fleet.poll_one(due).await)
                     }
                     .instrument(span),
                 );
             }
-            let ended = tokio::select! {
+            woken = false;
+            let mut ended = tokio::select! {
                 () = cancel.cancelled() => break,
                 // A lost notification is made up for by the next look at what is due.
-                () = self.inner.wake.notified() => None,
+                () = self.inner.wake.notified() => {
+                    woken = true;
+                    None
+                }
                 () = tokio::time::sleep_until(next) => None,
                 Some(ended) = looks.join_next() => Some(ended),
             };
-            let mut ended = ended;
-            while let Some(slow) = ended {
-                match slow {
-                    Ok(true) => n_slow -= 1,
-                    Ok(false) => n_prompt -= 1,
+            while let Some(look) = ended {
+                match look {
+                    Ok((slow, again)) => {
+                        *if slow { &mut n_slow } else { &mut n_prompt } -= 1;
+                        next = again.map_or(next, |again| next.min(again));
+                    }
                     Err(error) => {
                         tracing::error!(%error, "a look has ended early");
                         (n_prompt, n_slow) = self.count_looking();
@@ -102,15 +120,13 @@ impl Fleet {
         (0, slow.min(N_SLOW))
     }
 
-    /// The devices to look at now, and when the next is due.
-    fn due(&self, n_prompt: usize, n_slow: usize) -> (Vec<Due>, Instant) {
-        let settings = self.settings();
+    /// Puts all that are due in line, and says when the next is.
+    fn line_up(&self, line: &mut Line) -> Instant {
+        line.prompt.clear();
+        line.slow.clear();
         let now = Instant::now();
         let mut next = now + MAX_SLEEP;
-        let (mut prompt, mut slow) = (n_prompt, n_slow);
-        let mut due = Vec::new();
-        let mut state = self.state();
-        for (key, entry) in &mut state.entries {
+        for (key, entry) in &self.state().entries {
             if entry.looking {
                 continue;
             }
@@ -119,22 +135,44 @@ impl Fleet {
                 continue;
             }
             let is_slow = is_slow(entry.presence.state(), entry.presence.misses());
-            let room = if is_slow { &mut slow } else { &mut prompt };
-            if *room == 0 {
-                // One that ends makes room and brings us back.
+            let part = if is_slow { &mut line.slow } else { &mut line.prompt };
+            part.push_back(key.clone());
+        }
+        next
+    }
+
+    /// The devices to look at now: the first of the line, as many as there is room for.
+    fn due(&self, line: &mut Line, n_prompt: usize, n_slow: usize) -> Vec<Due> {
+        let settings = self.settings();
+        let now = Instant::now();
+        let mut state = self.state();
+        let mut due = Vec::new();
+        let (mut prompt, mut slow) = (n_prompt, n_slow);
+        loop {
+            let (is_slow, key) = match (prompt, slow) {
+                (1.., _) if !line.prompt.is_empty() => (false, line.prompt.pop_front()),
+                (_, 1..) => (true, line.slow.pop_front()),
+                _ => break,
+            };
+            let Some(key) = key else { break };
+            // It may have gone or been looked at since it was put in line.
+            let Some(entry) = state.entries.get_mut(&key) else {
+                continue;
+            };
+            if entry.looking || entry.next_look > now {
                 continue;
             }
-            *room -= 1;
             let Some(family) = settings.family(entry.row.id.family.as_str()) else {
                 continue;
             };
+            *if is_slow { &mut slow } else { &mut prompt } -= 1;
             entry.looking = true;
             let clones = match &entry.conflict {
                 Some(Conflict::Clones { addresses, .. }) => Some(*addresses),
                 _ => None,
             };
             due.push(Due {
-                key: key.clone(),
+                key,
                 id: entry.row.id.clone(),
                 family: entry.family.clone(),
                 address: entry.row.address,
@@ -150,26 +188,27 @@ impl Fleet {
                 slow: is_slow,
             });
         }
-        (due, next)
+        due
     }
 
-    async fn poll_one(&self, due: Due) {
+    /// Looks at one device, and says when to look again.
+    async fn poll_one(&self, due: Due) -> Option<Instant> {
         let began = Instant::now();
         let answered = self.poll_answered(&due).await;
         self.inner
             .metrics
             .polled(due.id.family.as_str(), answered, began.elapsed());
         let mut state = self.state();
-        if let Some(entry) = state.entries.get_mut(&due.key) {
-            entry.looking = false;
-            let soon = !answered && entry.presence.misses() < MISSES_TO_OFFLINE;
-            let pause = if soon {
-                due.poll_every.min(AFTER_MISS)
-            } else {
-                due.poll_every
-            };
-            entry.next_look = Instant::now() + pause;
-        }
+        let entry = state.entries.get_mut(&due.key)?;
+        entry.looking = false;
+        let soon = !answered && entry.presence.misses() < MISSES_TO_OFFLINE;
+        let pause = if soon {
+            due.poll_every.min(AFTER_MISS)
+        } else {
+            due.poll_every
+        };
+        entry.next_look = Instant::now() + pause;
+        Some(entry.next_look)
     }
 
     /// Looks at one device. Says whether it answered.

@@ -79,7 +79,7 @@ struct Inner {
 /// What is in memory.
 struct State {
     /// By key.
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, Box<Entry>>,
     places: Places,
     /// Addresses that are being looked at because of a sighting.
     looking_at: HashSet<IpAddr>,
@@ -129,7 +129,7 @@ impl Fleet {
             let family = family.family.clone();
             state
                 .entries
-                .insert(row.id.key(), Entry::new(row, family, standing, now));
+                .insert(row.id.key(), Entry::new(row, family, standing, now).into());
         }
         let fleet = Self {
             inner: Arc::new(Inner {

@@ -140,7 +140,7 @@ impl Fleet {
                 let mut row = row;
                 row.sources.push("push".to_owned());
                 let entry = Entry::new(row, family.family.clone(), Standing::Unknown, now);
-                state.entries.insert(key, entry);
+                state.entries.insert(key, entry.into());
                 self.tell(
                     &mut state,
                     "device.found",

@@ -97,6 +97,35 @@ async fn one_that_vanishes_is_offline_after_three_misses_and_keeps_its_last_sigh
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn most_looks_at_a_known_device_ask_it_one_thing_only() {
+    const N_LOOKS: u64 = 6;
+    let devices = Devices::at(&[address(41, 14, 1)]).await;
+    let wanted = Wanted {
+        devices: vec![listed("127.41.14.1", None)],
+        ..Wanted::default()
+    };
+    let bed = Bed::start(&wanted, &devices.ways).await;
+    let key = devices.key(0);
+    // The look after the one that told of the hardware.
+    let known = bed.until(&key, |device| device.chip.is_some()).await;
+    let mut last = bed
+        .until(&key, |device| device.last_seen_ms > known.last_seen_ms)
+        .await;
+    let before = devices.running[0].counters().http_requests;
+    for _ in 0..N_LOOKS {
+        last = bed
+            .until(&key, |device| device.last_seen_ms > last.last_seen_ms)
+            .await;
+    }
+    let n_requests = devices.running[0].counters().http_requests - before;
+    // One more look may be on its way; full looks would be two requests each.
+    assert!(
+        (N_LOOKS..=N_LOOKS + 1).contains(&n_requests),
+        "{n_requests} requests"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_at_a_new_address_is_the_same_device() {
     let mut devices = Devices::at(&[address(41, 4, 1)]).await;
     let wanted = Wanted {
