@@ -67,7 +67,15 @@ impl Device {
             let (asked, n_connections, over) =
                 (Arc::clone(&asked), Arc::clone(&n_connections), Arc::clone(&over));
             move || {
-                while let Ok((mut stream, _)) = listener.accept() {
+                loop {
+                    let Ok((mut stream, _)) = listener.accept() else {
+                        // A process without a free descriptor cannot accept now; the device itself is still there.
+                        if over.load(Ordering::SeqCst) > 0 {
+                            return;
+                        }
+                        std::thread::sleep(Duration::from_millis(5));
+                        continue;
+                    };
                     if over.load(Ordering::SeqCst) > 0 {
                         return;
                     }
