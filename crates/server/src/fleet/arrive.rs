@@ -381,6 +381,13 @@ impl Fleet {
         let settings = self.settings();
         let wall_ms = self.wall_ms();
         let mut state = self.state();
+        // One that was only listed, and is no more, was never anybody.
+        state.entries.retain(|_, entry| {
+            let host = entry.row.given_as.as_deref().unwrap_or_default();
+            entry.row.seen_ms.is_some()
+                || entry.row.sources != ["config"]
+                || settings.configured(entry.row.id.family.as_str(), host).is_some()
+        });
         for (family, device) in settings.all_configured() {
             let family_id = family.family.id();
             let listed = |entry: &&mut Box<Entry>| {

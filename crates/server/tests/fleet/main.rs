@@ -50,6 +50,8 @@ async fn a_configured_device_that_never_answered_is_shown_as_unknown() {
     let device = bed.until("Cellar", |device| device.trouble.is_some()).await;
     assert_eq!(device.state, State::Unknown);
     assert!(!device.enrolled, "nobody knows which device that is");
+    bed.fleet.apply(bed::settings(&Wanted::default(), &devices.ways));
+    assert_eq!(bed.fleet.devices(), [], "what is no longer listed was never anybody");
 }
 
 #[tokio::test(flavor = "multi_thread")]
