@@ -55,6 +55,7 @@ pub(crate) fn fleet_settings(config: &Config, site: &Site) -> FleetSettings {
         }
         families.push(FamilySettings {
             family,
+            discovers: block.auto_discovery,
             poll_every: block.poll_every,
             username: block.username.clone(),
             password: block.password.clone(),

@@ -684,8 +684,8 @@ impl Reader {
         set(&mut family.scan_every, scan_every);
         // Whoever wants to look for new devices more often than that wants to see the known ones as often.
         family.poll_every = poll_every.unwrap_or(family.poll_every.min(scan_every.unwrap_or(Duration::MAX)));
-        let check = values::duration(60 * SECOND..=YEAR);
-        let example = "`update_check_interval: 3600` (seconds)";
+        let check = values::duration_or_never(60 * SECOND..=YEAR);
+        let example = "`update_check_interval: 3600` (seconds; 0 = only when you ask)";
         let update_check_every = self.value(&table, "update_check_interval", example, check);
         set(&mut family.update_check_every, update_check_every);
         for (key, port) in [

@@ -59,6 +59,16 @@ pub(super) fn duration(bounds: RangeInclusive<Duration>) -> impl FnOnce(&str) ->
     }
 }
 
+/// The same, or zero for never.
+pub(super) fn duration_or_never(
+    bounds: RangeInclusive<Duration>,
+) -> impl FnOnce(&str) -> Result<Duration, Reason> {
+    move |text| match any_duration(text) {
+        Some(Duration::ZERO) => Ok(Duration::ZERO),
+        _ => duration(bounds)(text),
+    }
+}
+
 fn any_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;

@@ -256,21 +256,26 @@ impl Repository {
             .families
             .iter()
             .flat_map(|family| family.feeds(&fleet))
+            .filter(|feed| self.url_of(feed).is_some())
             .collect())
     }
 
-    fn url_of(&self, feed: &Feed) -> String {
+    /// Where a feed is; none where its owner has taken it out.
+    fn url_of(&self, feed: &Feed) -> Option<String> {
         let settings = self.settings();
-        let configured = settings.feed_urls.get(&feed.family);
-        let url = configured.and_then(|urls| urls.get(feed.key));
-        url.cloned().unwrap_or_else(|| feed.url.to_owned())
+        match settings.feed_urls.get(&feed.family) {
+            Some(urls) => urls.get(feed.key).cloned(),
+            None => Some(feed.url.to_owned()),
+        }
     }
 
     /// One look at one feed; whatever fails, what is known of it stays.
     async fn check(&self, feed: &Feed, now_ms: i64) -> Result<(), RepositoryError> {
         let _looking = self.inner.looking.lock().await;
         let name = feed.name();
-        let url = self.url_of(feed);
+        let Some(url) = self.url_of(feed) else {
+            return Ok(());
+        };
         let stored = self
             .inner
             .store

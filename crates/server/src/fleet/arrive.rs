@@ -144,7 +144,7 @@ impl Fleet {
             entry.conflict = None;
         }
         let enrolls = entry.row.enrolled_ms.is_none() && entry.conflict.is_none();
-        let by = if how.given_as.is_some() {
+        let by = if how.source == Some("config") {
             Some("configuration")
         } else if settings.auto_enroll {
             Some("policy")
@@ -155,6 +155,8 @@ impl Fleet {
         if let Some(by) = by {
             entry.row.enrolled_ms = Some(now.wall_ms);
             entry.row.enrolled_by = Some(by.to_owned());
+            entry.offer_due = true;
+            self.inner.offers_due.notify_one();
         }
         let sampled = entry.sample_due(now.wall_ms, came || restarted);
         if sampled {
@@ -209,6 +211,8 @@ impl Fleet {
             addresses,
             misses: [0, 0],
         });
+        entry.offer_due = true;
+        self.inner.offers_due.notify_one();
         let detail = json!({ "kind": "one-mac-two-addresses", "addresses": addresses });
         self.tell(state, "device.conflict", id, detail);
     }
@@ -255,6 +259,8 @@ impl Fleet {
             return;
         };
         entry.conflict = None;
+        entry.offer_due = true;
+        self.inner.offers_due.notify_one();
         entry.row.address = Some(address);
         let (id, row) = (entry.row.id.clone(), entry.row.clone());
         state.places.forget(&id);

@@ -99,7 +99,7 @@ impl Fleet {
                 let how = How {
                     source: Some("added"),
                     full: true,
-                    given_as: None,
+                    given_as: Some(host.clone()),
                 };
                 let id = self.arrived(&family, address, snapshot, &how).await;
                 (family, id)
@@ -109,6 +109,7 @@ impl Fleet {
                     let id = DeviceId::weak(&family.id(), host.as_str());
                     let mut row = new_row(&id, self.wall_ms());
                     row.sources.push("added".to_owned());
+                    row.given_as = Some(host.clone());
                     row.address = Some(address);
                     let mut state = self.state();
                     let now = Instant::now();
@@ -205,9 +206,11 @@ impl Fleet {
             if entry.row.enrolled_ms.is_none() {
                 entry.row.enrolled_ms = Some(wall_ms);
                 entry.row.enrolled_by = Some(actor.to_owned());
+                entry.offer_due = true;
                 self.tell(&mut state, "device.enrolled", id, json!({ "by": actor }));
             }
         }
+        self.refresh_offers().await;
         self.flush().await;
         ids.iter().map(|id| self.device(&id.key())).collect()
     }
@@ -215,6 +218,13 @@ impl Fleet {
     /// Takes the enrolment back.
     pub async fn unenroll(&self, named: &str, actor: &str) -> Result<DeviceView, FleetError> {
         let id = self.id_of(named)?;
+        if self.device(&id.key())?.configured {
+            return Err(FleetError::new(
+                FleetErrorKind::Conflict,
+                "It is listed in the configuration, and what is listed is enrolled.",
+                "Take it out of reflash.yaml and let the server read that again.",
+            ));
+        }
         self.flush().await;
         self.inner
             .store
@@ -226,6 +236,7 @@ impl Fleet {
             if let Some(entry) = state.entries.get_mut(&id.key()) {
                 entry.row.enrolled_ms = None;
                 entry.row.enrolled_by = None;
+                entry.offer_due = true;
             }
             self.tell(&mut state, "device.unenrolled", &id, json!({ "by": actor }));
         }
@@ -246,8 +257,9 @@ impl Fleet {
             Some(None) => Some(None),
             None => None,
         };
-        if let Some(Some(name)) = &name {
-            self.name_is_free(Some(name), Some(&key))?;
+        if let Some(name) = &name {
+            self.name_is_free(name.as_deref(), Some(&key))?;
+            self.name_is_ours(&key)?;
         }
         let tags = change.tags.map(words).transpose()?;
         let skipped = change.skipped.map(words).transpose()?;
@@ -580,9 +592,32 @@ impl Fleet {
         Ok(())
     }
 
+    /// Whether the device's name is not the configuration's, which would win at the next start.
+    fn name_is_ours(&self, key: &str) -> Result<(), FleetError> {
+        let settings = self.settings();
+        let state = self.state();
+        let row = state.entries.get(key).map(|entry| &entry.row);
+        let listed =
+            row.and_then(|row| settings.configured(row.id.family.as_str(), row.given_as.as_deref()?));
+        match listed.and_then(|device| device.name.as_ref()) {
+            None => Ok(()),
+            Some(name) => Err(FleetError::new(
+                FleetErrorKind::Conflict,
+                format!("Its name, {name:?}, stands in the configuration."),
+                "Change it in reflash.yaml and let the server read that again.",
+            )),
+        }
+    }
+
     fn name_is_free(&self, name: Option<&str>, except: Option<&str>) -> Result<(), FleetError> {
         let Some(name) = name else { return Ok(()) };
         let state = self.state();
+        let is_anothers = |entry: &Entry| {
+            Some(entry.key().as_str()) != except && entry.key() == name.to_lowercase().replace(':', "")
+        };
+        if name.parse::<IpAddr>().is_ok() || state.entries.values().any(|entry| is_anothers(entry)) {
+            return Err(invalid("A name is no address, and not another device's id."));
+        }
         let taken = state.entries.values().find(|entry| {
             entry.name().to_lowercase() == name.to_lowercase() && Some(entry.key().as_str()) != except
         });

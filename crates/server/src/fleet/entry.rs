@@ -42,6 +42,10 @@ pub(super) struct Entry {
     pub(super) offer: Option<OfferView>,
     /// What the offer depends on has changed since.
     pub(super) offer_due: bool,
+    /// Whether the first offer that is worked out is no news.
+    pub(super) offer_told: bool,
+    /// The image that was told of as offered.
+    pub(super) told_offer: Option<String>,
 }
 
 /// Two devices in one place, or one in two.
@@ -91,6 +95,8 @@ impl Entry {
             heard_at: None,
             offer: None,
             offer_due: true,
+            offer_told: false,
+            told_offer: None,
         }
     }
 
@@ -249,7 +255,8 @@ impl Entry {
 
     /// Whether there is something worth installing.
     pub(super) fn is_offered(&self) -> bool {
-        self.offer.as_ref().is_some_and(|offer| offer.why_not.is_none())
+        let may_be_updated = self.row.enrolled_ms.is_some() && self.conflict.is_none();
+        may_be_updated && self.offer.as_ref().is_some_and(|offer| offer.why_not.is_none())
     }
 
     fn installed(&self, repository: &Repository) -> Option<InstalledView> {

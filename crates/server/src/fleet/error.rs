@@ -60,6 +60,13 @@ impl FleetError {
         let kind = match (fault.kind, fault.reason) {
             (FaultKind::Unreachable, _) => FleetErrorKind::Unreachable,
             (_, Reason::Local) => FleetErrorKind::Invalid,
+            (_, Reason::NoSwitch) => {
+                return Self::new(
+                    FleetErrorKind::Refused,
+                    fault.text.clone(),
+                    "Pin the device to its version if it is not to be updated: reflash device pin.",
+                );
+            }
             _ => FleetErrorKind::Refused,
         };
         let next_step = fault.next_step.clone().unwrap_or_else(|| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use engine::NoAnswers;
 use model::device::{Ota, Snapshot};
 use model::family::{Driver, Family, Fault, FaultKind, Notes, Reason, Target};
-use model::id::{DeviceId, Strength};
+use model::id::DeviceId;
 use model::inventory::{MISSES_TO_OFFLINE, State as Standing};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -28,6 +28,8 @@ const N_SLOW: usize = 64;
 const AFTER_MISS: Duration = Duration::from_secs(10);
 /// How many looks are mere glances between two full ones.
 const N_GLANCES: u32 = 20;
+/// How often a device tells a broker that it is there. Guess: the real one's interval is not known; most tell every 30 s.
+const HEARTBEAT: Duration = Duration::from_secs(30);
 /// How long the poller sleeps at most.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
 
@@ -309,7 +311,8 @@ impl Fleet {
     fn unplaced(&self, due: &Due) -> bool {
         let now = self.boot();
         let silent_for = due.heard_at.map(|heard| now.saturating_sub(heard));
-        if silent_for.is_some_and(|silent| silent < due.poll_every * u32::from(MISSES_TO_OFFLINE)) {
+        let interval = due.poll_every.max(HEARTBEAT);
+        if silent_for.is_some_and(|silent| silent < interval * u32::from(MISSES_TO_OFFLINE)) {
             return true;
         }
         let text = match &due.given_as {
@@ -359,11 +362,6 @@ impl Fleet {
 
 /// Talks to a device that is known.
 fn driver(family: &Arc<dyn Family>, address: IpAddr, given_as: Option<&str>, due: &Due) -> Box<dyn Driver> {
-    // A weak identity is made of the host: it has to stay the same.
-    let given_as = given_as.or(match due.id.strength {
-        Strength::Weak if !due.placeholder => Some(due.id.hardware.as_str()),
-        _ => None,
-    });
     let mut target = target(address, given_as);
     target.notes = due.notes.clone();
     target.chip.clone_from(&due.chip);

@@ -87,6 +87,10 @@ struct State {
     sources: BTreeMap<&'static str, SourceView>,
     /// Until when it is known what was done beside this server.
     taken_over_ms: i64,
+    /// Why the last write failed; none after one that went well.
+    not_stored: Option<String>,
+    /// Devices whose stored password cannot be opened: it was sealed with another key.
+    n_unreadable_passwords: usize,
 }
 
 impl Fleet {
@@ -110,6 +114,8 @@ impl Fleet {
             outbox: Outbox::default(),
             sources: BTreeMap::new(),
             taken_over_ms: engine.clock().now().wall_ms,
+            not_stored: None,
+            n_unreadable_passwords: 0,
         };
         let now = Instant::now();
         for row in rows {
@@ -123,6 +129,10 @@ impl Fleet {
                 (false, Some(_)) => Standing::Offline,
                 (false, None) => Standing::Unknown,
             };
+            let password = row.sealed_password.as_ref();
+            if password.is_some_and(|sealed| sealer.unseal(&row.id.key(), sealed).is_err()) {
+                state.n_unreadable_passwords += 1;
+            }
             if let Some(address) = row.address {
                 state.places.restore(&row.id, address);
             }
@@ -266,20 +276,35 @@ impl Fleet {
         self.inner.events.subscribe()
     }
 
-    /// What is wrong with the fleet's sources.
+    /// What is wrong with sources, storage and passwords.
     pub fn troubles(&self) -> Vec<NoteView> {
         let state = self.state();
-        state
-            .sources
-            .values()
-            .filter(|source| !source.working)
+        let sources = state.sources.values().filter(|source| !source.working);
+        let mut troubles: Vec<NoteView> = sources
             .filter_map(|source| {
                 Some(NoteView {
                     rule: format!("source-{}", source.name),
                     text: source.trouble.clone()?,
                 })
             })
-            .collect()
+            .collect();
+        if let Some(not_stored) = &state.not_stored {
+            troubles.push(NoteView {
+                rule: "database".to_owned(),
+                text: format!("What happens cannot be stored, and is tried again: {not_stored}."),
+            });
+        }
+        if state.n_unreadable_passwords > 0 {
+            let n_devices = state.n_unreadable_passwords;
+            troubles.push(NoteView {
+                rule: "passwords-lost".to_owned(),
+                text: format!(
+                    "The stored passwords of {n_devices} devices cannot be opened: they were sealed with another \
+                     secret.key. Restore that file, or set them again: reflash device password."
+                ),
+            });
+        }
+        troubles
     }
 
     /// The password of a device: its own, else its family's; only for what is enrolled and in no conflict.

@@ -85,23 +85,18 @@ impl Fleet {
         let Some(entry) = state.entries.get_mut(key) else {
             return;
         };
-        if entry.offer == offer {
-            return;
-        }
-        let was_offered = entry
-            .offer
-            .as_ref()
-            .filter(|_| entry.is_offered())
-            .map(|offer| offer.sha256.clone());
         entry.offer = offer;
         let is_offered = entry.offer.as_ref().filter(|_| entry.is_offered()).cloned();
+        let sha256 = is_offered.as_ref().map(|offer| offer.sha256.clone());
+        let is_news = !std::mem::take(&mut entry.offer_told) && entry.told_offer != sha256;
+        let was_offered = std::mem::replace(&mut entry.told_offer, sha256).is_some();
         let id = entry.row.id.clone();
         match is_offered {
-            Some(offer) if was_offered.as_deref() != Some(offer.sha256.as_str()) => {
+            Some(offer) if is_news => {
                 let detail = json!({ "sha256": offer.sha256, "name": offer.name });
                 self.tell(&mut state, "device.update-offered", &id, detail);
             }
-            None if was_offered.is_some() => {
+            None if was_offered => {
                 self.tell(&mut state, "device.update-withdrawn", &id, json!({}));
             }
             _ => {}

@@ -33,6 +33,8 @@ pub struct FleetSettings {
 pub struct FamilySettings {
     /// The family.
     pub family: Arc<dyn Family>,
+    /// Whether its devices are looked for; if not, only those listed, added, or scanned for on request are known.
+    pub discovers: bool,
     /// How often each of its devices is looked at.
     pub poll_every: Duration,
     /// The name to log in with where a device has none of its own.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::arrive::How;
-use super::{Fleet, FleetSettings};
+use super::{FamilySettings, Fleet, FleetSettings};
 use crate::views::{CoverageView, SourceView};
 
 /// Sightings that may wait; a source that is faster waits itself.
@@ -267,9 +267,12 @@ impl Fleet {
                 source.trouble = None;
             }
             let settings = self.settings();
+            // A scan may have been asked for; announcements nobody asks for.
+            let counts = |family: &&FamilySettings| family.discovers || source == "scan";
             let recognised = settings
                 .families
                 .iter()
+                .filter(counts)
                 .find_map(|family| Some((family.family.clone(), family.family.recognise(&sighting)?)));
             let Some((family, candidate)) = recognised else {
                 continue;

@@ -83,12 +83,14 @@ impl Outbox {
 
 impl Fleet {
     pub(super) async fn write_behind(self, cancel: CancellationToken) {
+        let mut turn = tokio::time::interval(POLL_WAIT);
+        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            // Dropping a notification or a timer loses nothing: the outbox is looked at after each.
+            // Dropping a notification loses nothing: the outbox is looked at after each; and a turn comes however many there are.
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = self.inner.written.notified() => {}
-                () = tokio::time::sleep(POLL_WAIT) => {
+                _ = turn.tick() => {
                     self.flush().await;
                     self.take_over().await;
                     continue;
@@ -197,10 +199,13 @@ impl Fleet {
             if let Err(error) = result {
                 tracing::warn!(error = %model::chain::chain(&error), "the fleet could not be stored; tried again");
                 let left = again.into_iter().chain(waiting).collect();
-                self.state().outbox.put_back(left);
+                let mut state = self.state();
+                state.outbox.put_back(left);
+                state.not_stored = Some(model::chain::chain(&error));
                 return false;
             }
         }
+        self.state().not_stored = None;
         true
     }
 

@@ -259,6 +259,7 @@ async fn fleet(store: &Arc<Store>, folder: &Path) -> (Fleet, Repository) {
         families: families
             .into_iter()
             .map(|family| FamilySettings {
+                discovers: true,
                 family,
                 poll_every: Duration::from_hours(1),
                 username: None,

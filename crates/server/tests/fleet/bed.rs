@@ -111,6 +111,8 @@ pub(crate) struct Wanted {
     pub(crate) scan_every: Option<Duration>,
     pub(crate) auto_enroll: bool,
     pub(crate) password: Option<&'static str>,
+    /// The family, if it is not the IR Remote Mini.
+    pub(crate) family: Option<&'static str>,
 }
 
 pub(crate) fn listed(host: &str, name: Option<&str>) -> ConfiguredDevice {
@@ -135,10 +137,11 @@ fn site() -> Site {
 }
 
 pub(crate) fn settings(wanted: &Wanted, ways: &Ways) -> FleetSettings {
-    let family = families::named("ir-remote", &site(), ways).unwrap();
+    let family = families::named(wanted.family.unwrap_or("ir-remote"), &site(), ways).unwrap();
     FleetSettings {
         families: vec![FamilySettings {
             family,
+            discovers: true,
             poll_every: POLL,
             username: None,
             password: wanted.password.map(secrecy::SecretString::from),
@@ -158,7 +161,7 @@ impl Bed {
         Self::start_in(tempfile::tempdir().unwrap(), wanted, ways).await
     }
 
-    async fn start_in(folder: tempfile::TempDir, wanted: &Wanted, ways: &Ways) -> Self {
+    pub(crate) async fn start_in(folder: tempfile::TempDir, wanted: &Wanted, ways: &Ways) -> Self {
         let store = Arc::new(Store::open(folder.path()).await.unwrap());
         let engine = Engine::new(store.clone()).unwrap();
         let sealer = Arc::new(Sealer::open_or_make(folder.path()).unwrap());

@@ -51,7 +51,11 @@ async fn a_configured_device_that_never_answered_is_shown_as_unknown() {
     assert_eq!(device.state, State::Unknown);
     assert!(!device.enrolled, "nobody knows which device that is");
     bed.fleet.apply(bed::settings(&Wanted::default(), &devices.ways));
-    assert_eq!(bed.fleet.devices(), [], "what is no longer listed was never anybody");
+    assert_eq!(
+        bed.fleet.devices(),
+        [],
+        "what is no longer listed was never anybody"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -372,6 +376,148 @@ async fn a_device_is_added_by_its_address_and_forgotten_again() {
     bed.fleet.remove("Attic", "a test").await.unwrap();
     assert_eq!(bed.fleet.devices(), []);
     assert_eq!(bed.store.fleet().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_with_a_weak_identity_stays_one_device() {
+    let mut devices = Devices::at(&[]).await;
+    let mut sketch = Config::new(address(41, 15, 1));
+    sketch.faults = vec![Fault::parse("no-status-api").unwrap()];
+    devices.add(sketch).await.unwrap();
+    let unit = sim::komfovent::start(
+        sim::komfovent::Config::new(address(41, 15, 2)),
+        devices.events.clone(),
+    )
+    .unwrap();
+    let unit_ways = families::Ways {
+        http_port: unit.http_port(),
+        modbus_port: unit.modbus_port(),
+        modbus_spacing: Duration::from_millis(1),
+        ..families::Ways::default()
+    };
+    let cases = [
+        ("arduino", "127.41.15.1", &devices.ways),
+        ("komfovent", "127.41.15.2", &unit_ways),
+    ];
+    for (family, host, ways) in cases {
+        let wanted = Wanted {
+            family: Some(family),
+            ranges: vec!["127.41.15.0/29"],
+            ..Wanted::default()
+        };
+        let bed = Bed::start(&wanted, ways).await;
+        let added = AddDevice {
+            host: host.to_owned(),
+            family: Some(family.to_owned()),
+            chip: Some("esp32c6".to_owned()),
+            ..AddDevice::default()
+        };
+        let device = bed.fleet.add(added, "a test").await.unwrap();
+        assert_eq!(device.identity, "weak", "{family}");
+        let seen = device.last_seen_ms;
+        // Three looks and a scan later it is still the only one.
+        for _ in 0..3 {
+            let before = bed.fleet.device(&device.id).unwrap().last_seen_ms.max(seen);
+            bed.until(&device.id, |device| device.last_seen_ms > before).await;
+        }
+        bed.fleet.scan("a test").await.unwrap();
+        let ids: Vec<String> = bed.fleet.devices().into_iter().map(|device| device.id).collect();
+        assert_eq!(ids, [device.id], "{family}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_never_means_another_device() {
+    let devices = Devices::at(&[address(41, 16, 1), address(41, 16, 2)]).await;
+    let wanted = Wanted {
+        devices: vec![listed("127.41.16.1", Some("Hall")), listed("127.41.16.2", None)],
+        ..Wanted::default()
+    };
+    let bed = Bed::start(&wanted, &devices.ways).await;
+    let (hall, other) = (devices.key(0), devices.key(1));
+    bed.until(&hall, online).await;
+    bed.until(&other, online).await;
+    let named = |name: &str| DeviceChange {
+        name: Some(Some(name.to_owned())),
+        ..DeviceChange::default()
+    };
+    for name in [hall.as_str(), "127.41.16.1", "hall", "A0:B1"] {
+        let change = bed.fleet.change(&other, named(name), "a test").await;
+        assert_eq!(change.is_err(), name != "A0:B1", "{name}");
+    }
+    let listed = bed
+        .fleet
+        .change(&hall, named("Porch"), "a test")
+        .await
+        .unwrap_err();
+    assert_eq!(
+        listed.kind,
+        FleetErrorKind::Conflict,
+        "the configuration would win at the next start"
+    );
+    let listed = bed.fleet.unenroll(&hall, "a test").await.unwrap_err();
+    assert_eq!(listed.kind, FleetErrorKind::Conflict);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_changed_at_a_device_that_is_not_enrolled() {
+    let devices = Devices::at(&[address(41, 17, 1)]).await;
+    let wanted = Wanted {
+        ranges: vec!["127.41.17.0/29"],
+        ..Wanted::default()
+    };
+    let bed = Bed::start(&wanted, &devices.ways).await;
+    let key = devices.key(0);
+    bed.until(&key, |device| device.chip.is_some()).await;
+    let refused = bed.fleet.set_ota(&key, false, "a test").await.unwrap_err();
+    assert_eq!(refused.kind, FleetErrorKind::Refused);
+    assert_eq!(bed.fleet.device(&key).unwrap().ota, "enabled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_push_beside_the_server_has_recorded_is_taken_over() {
+    let devices = Devices::at(&[address(41, 18, 1)]).await;
+    let wanted = Wanted {
+        devices: vec![listed("127.41.18.1", None)],
+        ..Wanted::default()
+    };
+    let bed = Bed::start(&wanted, &devices.ways).await;
+    let key = devices.key(0);
+    let device = bed.until(&key, online).await;
+    let id = model::id::DeviceId::from_hardware(&model::id::FamilyId::new("ir-remote"), key.as_str());
+    let installed = model::installed::Installed {
+        digest: Some(model::id::Sha256::of(b"an image")),
+        label: model::version::Versions::one("firmware", "1.0"),
+        label_moves: false,
+    };
+    bed.store
+        .set_installed(&id, Some(&installed), device.last_seen_ms.unwrap())
+        .await
+        .unwrap();
+    bed.until(&key, |device| device.installed.is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_sealed_with_a_lost_key_are_told_of() {
+    let devices = Devices::at(&[address(41, 19, 1)]).await;
+    let wanted = Wanted {
+        devices: vec![listed("127.41.19.1", None)],
+        ..Wanted::default()
+    };
+    let mut bed = Bed::start(&wanted, &devices.ways).await;
+    let key = devices.key(0);
+    bed.until(&key, online).await;
+    bed.fleet
+        .set_password(&key, Some("its own".into()), "a test")
+        .await
+        .unwrap();
+    let rules =
+        |bed: &Bed| -> Vec<String> { bed.fleet.troubles().into_iter().map(|note| note.rule).collect() };
+    assert_eq!(rules(&bed), Vec::<String>::new());
+    let folder = bed.stop().await;
+    std::fs::remove_file(folder.path().join("secret.key")).unwrap();
+    let bed = Bed::start_in(folder, &wanted, &devices.ways).await;
+    assert_eq!(rules(&bed), ["passwords-lost"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
