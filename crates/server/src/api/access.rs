@@ -19,11 +19,11 @@ pub enum Least {
 /// How large a request's body may be, and of what kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
-    /// JSON, at most [`JSON_MAX_LEN`].
+    /// JSON, at most `JSON_MAX_LEN`.
     Json,
-    /// JSON of somebody we do not know yet, at most [`TOKEN_MAX_LEN`].
+    /// JSON of somebody we do not know yet, at most `TOKEN_MAX_LEN`.
     Token,
-    /// A firmware image, at most [`IMAGE_MAX_LEN`].
+    /// A firmware image, at most `IMAGE_MAX_LEN`.
     Image,
 }
 

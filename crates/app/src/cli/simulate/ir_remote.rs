@@ -60,7 +60,7 @@ pub(super) struct IrRemoteArguments {
     /// Broker to which they report by MQTT.
     #[arg(long, value_name = "HOST:PORT", value_parser = broker)]
     mqtt: Option<String>,
-    /// Where they report; <mac> stands for twelve digits.
+    /// Where they report; `<mac>` stands for twelve digits.
     #[arg(long, value_name = "TOPIC", default_value = Mqtt::TOPIC, requires = "mqtt", value_parser = topic)]
     mqtt_topic: String,
     /// Time between two reports by MQTT, as 30 or 500ms.
