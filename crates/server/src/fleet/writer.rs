@@ -21,6 +21,8 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// What may wait while the store takes nothing; then polls are dropped, and what matters is kept.
 const N_WAITING: usize = 20_000;
 
+/// Every how many turns to look at what was done beside the server: it reads all devices, so not at each.
+const TAKE_OVER_TURNS: u32 = 3;
 /// How far the looks at what was done beside the server overlap: as long as a write may wait for the database's lock, and more.
 const OVERLAP_MS: i64 = 15_000;
 
@@ -83,6 +85,7 @@ impl Outbox {
 
 impl Fleet {
     pub(super) async fn write_behind(self, cancel: CancellationToken) {
+        let mut n_turns: u32 = 0;
         let mut turn = tokio::time::interval(POLL_WAIT);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -92,7 +95,10 @@ impl Fleet {
                 () = self.inner.written.notified() => {}
                 _ = turn.tick() => {
                     self.flush().await;
-                    self.take_over().await;
+                    n_turns += 1;
+                    if n_turns % TAKE_OVER_TURNS == 0 {
+                        self.take_over().await;
+                    }
                     continue;
                 }
             }
