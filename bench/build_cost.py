@@ -16,7 +16,7 @@ import tempfile
 import time
 
 # CPU seconds and MB.
-LIMITS = {"release": (500, 20), "dist": (None, 15)}
+LIMITS = {"release": (800, 20), "dist": (None, 15)}
 
 
 def main():
