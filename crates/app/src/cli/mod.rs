@@ -162,7 +162,7 @@ fn tell_json(trouble: &Trouble) -> Exit {
 /// Tells why a command could not do its work.
 fn tell(trouble: &Trouble) -> Exit {
     // What is told may hold names of files, which may hold anything.
-    let (what, next_step) = (show::safe_lines(&trouble.what), show::safe(&trouble.next_step));
+    let (what, next_step) = (show::safe(&trouble.what), show::safe(&trouble.next_step));
     // A reader that is gone must not turn an error into a crash.
     let _ = writeln!(std::io::stderr(), "error: {what}\n  next: {next_step}");
     trouble.exit

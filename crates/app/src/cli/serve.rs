@@ -46,7 +46,14 @@ pub(crate) async fn run(arguments: ServeArguments) -> Result<Exit, Trouble> {
     server::run::serve(options, &tell)
         .await
         .map(|()| Exit::Done)
-        .map_err(|error| Trouble::new(Exit::Failed, error.text, error.next_step))
+        .map_err(|error| {
+            // The mistakes of a configuration have a line each: they are shown above what went wrong.
+            let (what, mistakes) = error.text.split_once('\n').unwrap_or((error.text.as_str(), ""));
+            let _ = std::io::stderr()
+                .lock()
+                .write_all(show::safe_lines(mistakes).as_bytes());
+            Trouble::new(Exit::Failed, what, error.next_step)
+        })
 }
 
 /// The configuration in the folder of the data, if it is there.

@@ -96,7 +96,7 @@ impl Fleet {
                 _ = turn.tick() => {
                     self.flush().await;
                     n_turns += 1;
-                    if n_turns % TAKE_OVER_TURNS == 0 {
+                    if n_turns.is_multiple_of(TAKE_OVER_TURNS) {
                         self.take_over().await;
                     }
                     continue;
