@@ -51,7 +51,7 @@ pub(crate) async fn run(arguments: ServeArguments) -> Result<Exit, Trouble> {
             let (what, mistakes) = error.text.split_once('\n').unwrap_or((error.text.as_str(), ""));
             let _ = std::io::stderr()
                 .lock()
-                .write_all(show::safe_lines(&format!("{mistakes}\n")).as_bytes());
+                .write_all(show::safe_lines(mistakes).as_bytes());
             Trouble::new(Exit::Failed, what, error.next_step)
         })
 }

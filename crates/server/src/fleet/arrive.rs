@@ -36,21 +36,43 @@ impl Fleet {
         how: &How,
     ) -> DeviceId {
         let id = snapshot.id.clone();
-        let doubt = self.state().places.doubt(&id, address);
-        let still_there = match doubt {
-            None => false,
-            Some(known) => {
-                let look = self.glance(family, known, None).await;
-                look.is_ok_and(|seen| seen.id == id)
-            }
-        };
+        // Another answer may come in while the old address is asked: then there is a new doubt, or a first one.
+        let mut asked: Option<(IpAddr, bool)> = None;
+        loop {
+            let known = {
+                let mut state = self.state();
+                match state.places.doubt(&id, address) {
+                    Some(known) if asked.is_none_or(|(at, _)| at != known) => known,
+                    _ => {
+                        let still_there = asked.is_some_and(|(_, still_there)| still_there);
+                        self.settle_in(&mut state, family, address, snapshot, how, still_there);
+                        break;
+                    }
+                }
+            };
+            let look = self.glance(family, known, None).await;
+            asked = Some((known, look.is_ok_and(|seen| seen.id == id)));
+        }
+        id
+    }
+
+    /// What an answer changes, once it is known whether the device also answers where it was.
+    fn settle_in(
+        &self,
+        state: &mut State,
+        family: &Arc<dyn Family>,
+        address: IpAddr,
+        snapshot: Snapshot,
+        how: &How,
+        still_there: bool,
+    ) {
+        let id = snapshot.id.clone();
         let now = self.boot();
-        let mut state = self.state();
         let findings = state.places.answered(&id, address, still_there, now);
         let key = id.key();
         if let [Finding::Clones { known, other }] = findings[..] {
-            self.clones(&mut state, &id, known, other);
-            return id;
+            self.clones(state, &id, known, other);
+            return;
         }
         let is_new = !state.entries.contains_key(&key);
         if is_new {
@@ -60,17 +82,17 @@ impl Fleet {
             entry.next_look = Instant::now();
             state.entries.insert(key.clone(), entry.into());
         }
-        self.take(&mut state, &key, address, snapshot, how, is_new);
+        self.take(state, &key, address, snapshot, how, is_new);
         let mut sooner = is_new;
         for finding in findings {
             match finding {
                 Finding::Found if is_new => {
                     let detail = json!({ "address": address, "source": how.source });
-                    self.tell(&mut state, "device.found", &id, detail);
+                    self.tell(state, "device.found", &id, detail);
                 }
                 Finding::Moved { from } => {
                     let detail = json!({ "from": from, "to": address });
-                    self.tell(&mut state, "device.moved", &id, detail);
+                    self.tell(state, "device.moved", &id, detail);
                 }
                 Finding::Displaced { id: displaced } => {
                     if let Some(entry) = state.entries.get_mut(&displaced.key()) {
@@ -79,15 +101,13 @@ impl Fleet {
                         sooner = true;
                     }
                 }
-                Finding::Quarrel { with } => self.quarrel(&mut state, &id, &with, address),
+                Finding::Quarrel { with } => self.quarrel(state, &id, &with, address),
                 Finding::Found | Finding::Clones { .. } => {}
             }
         }
-        drop(state);
         if sooner {
             self.inner.wake.notify_one();
         }
-        id
     }
 
     /// Takes in one answer of a known device.
