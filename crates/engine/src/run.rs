@@ -10,7 +10,7 @@ use model::job::{Act, Job, Order, Phase, Seen, next};
 use model::precheck::{Permits, Precheck, precheck};
 use model::progress::{Progress, PushPhase};
 use serde_json::{Value, json};
-use store::{Change, Event, JournalError, LeaseError, OpenJob};
+use store::{Change, Event, JournalError, LeaseError, OpenJob, StoreError};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -97,6 +97,9 @@ pub enum RunError {
     /// The device's stored job cannot be read.
     #[error("reading the unfinished job {0} of the device")]
     Unreadable(JobId, #[source] serde_json::Error),
+    /// What is remembered of the device cannot be read; nothing was done.
+    #[error("reading what is remembered of the device: nothing was done")]
+    NoNotes(#[source] StoreError),
     /// Another process works on the device now.
     #[error("another process has taken over the device; this one has stopped")]
     Fenced,
