@@ -34,6 +34,8 @@ pub enum Stop {
 /// What happens while a job runs, for people.
 #[derive(Debug)]
 pub enum Report<'a> {
+    /// The job is in the journal, under this number.
+    Begun(JobId),
     /// The job entered another phase.
     Phase(&'a Job),
     /// Bytes of the image that have arrived.
@@ -157,6 +159,7 @@ impl Engine {
             unrecorded: None,
             cancel_seen,
         };
+        (run.work.report)(Report::Begun(id));
         let (job, act) = next(run.job.clone(), seen, now);
         run.job = job;
         run.go(act).await

@@ -18,7 +18,7 @@ use model::family::{Answers, Family, Method, Notes, Target};
 use model::id::DeviceId;
 use model::image::{Image, ImageInfo, MAX_IMAGE_LEN_BYTES};
 use model::installed::Installed;
-use model::job::{Job, Order, Proof};
+use model::job::{Job, MAX_PUSHES, Order, Proof};
 use model::outcome::{Ending, Outcome, before_first_byte};
 use model::precheck::Permits;
 use net::Site;
@@ -246,6 +246,8 @@ impl Bench {
             soak: request.soak,
             proof: request.proof,
             record,
+            rollout: None,
+            max_pushes: MAX_PUSHES,
         };
         let report = |report: Report<'_>| news(News::Job(report));
         let work = Work {

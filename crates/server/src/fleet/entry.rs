@@ -31,6 +31,8 @@ pub(super) struct Entry {
     pub(super) conflict: Option<Conflict>,
     pub(super) next_look: Instant,
     pub(super) looking: bool,
+    /// A job of ours works on it: it is not looked at meanwhile, and it is not offline (RELIABILITY.md F43).
+    pub(super) held: bool,
     /// Looks since the last full one, and that one; none before it.
     pub(super) glances: u32,
     /// When the snapshot was taken, on the clock since boot.
@@ -89,6 +91,7 @@ impl Entry {
             conflict: None,
             next_look: now,
             looking: false,
+            held: false,
             glances: 0,
             snapshot_at: None,
             sampled_ms: 0,
@@ -145,6 +148,11 @@ impl Entry {
     /// Whether its health is worth a sample now.
     pub(super) fn sample_due(&self, wall_ms: i64, changed: bool) -> bool {
         changed || wall_ms - self.sampled_ms >= SAMPLE_EVERY_MS
+    }
+
+    /// Why nothing is sent to it; none where nothing stands against it.
+    pub(super) fn conflict_text(&self) -> Option<String> {
+        self.conflict.as_ref().map(|conflict| conflict.view().text)
     }
 
     /// The device as its family needs it to decide.

@@ -7,6 +7,7 @@ mod arrive;
 mod commands;
 mod entry;
 mod error;
+mod known;
 mod look;
 mod offers;
 mod settings;
