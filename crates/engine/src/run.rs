@@ -134,7 +134,7 @@ impl Engine {
                 let event = Event::new("begun", &state, &self.holder.boot_id, now);
                 let id = self
                     .store
-                    .start_job(&lease.device, lease.epoch, job.order.image.sha256, None, &event)
+                    .start_job(&lease.device, lease.epoch, job.order.image.sha256, job.order.rollout, &event)
                     .await
                     .map_err(fenced_or(RunError::NotStored))?;
                 (id, job, Seen::Begun)
@@ -431,6 +431,7 @@ impl Run<'_> {
             attempt: self.job.n_pushes,
             detail: &detail,
             finished,
+            outcome: if finished { self.job.outcome() } else { None },
             installed: record.as_ref().map_or(Change::Keep, Change::Set),
             undo: self.job.undo.as_ref().map_or(Change::Clear, Change::Set),
             ..Event::new(step, &state, &self.engine.holder.boot_id, self.engine.clock.now())

@@ -38,6 +38,7 @@ use crate::views::{CoverageView, DeviceView, EventView, HealthView, NoteView, So
 
 pub use commands::{AddDevice, DeviceChange};
 pub use error::{FleetError, FleetErrorKind};
+pub(crate) use known::Known;
 pub use settings::{ConfiguredDevice, FamilySettings, FleetSettings};
 
 use entry::{Entry, Facts};
