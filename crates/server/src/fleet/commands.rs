@@ -12,7 +12,7 @@ use store::{FleetRow, InventoryError, RemoveDeviceError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::arrive::{How, new_row};
+use super::arrive::How;
 use super::entry::Entry;
 use super::{Fleet, FleetError, FleetErrorKind, FleetSettings, find};
 use crate::views::{CoverageView, DeviceView};
@@ -107,7 +107,7 @@ impl Fleet {
             Err(error) => match (&wanted.family, families.first()) {
                 (Some(_), Some(family)) if error.kind == FleetErrorKind::Unreachable => {
                     let id = DeviceId::weak(&family.id(), host.as_str());
-                    let mut row = new_row(&id, self.wall_ms());
+                    let mut row = FleetRow::new(id.clone(), self.wall_ms());
                     row.sources.push("added".to_owned());
                     row.given_as = Some(host.clone());
                     row.address = Some(address);
