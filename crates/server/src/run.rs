@@ -1,16 +1,17 @@
 //! The life of the server: what is opened in which order, what runs, and how it ends.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use engine::Engine;
-use model::chain::chain;
+use model::chain::{chain, sentence};
 use net::{Callback, Dialer, Site};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
-use store::{Store, default_folder};
+use store::{ServerLockError, Store, default_folder};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -207,15 +208,11 @@ impl Server {
         // TLS needs it before anything else; a second time it is there already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = config.server.data.clone().unwrap_or_else(default_folder);
-        let lock = store::lock_server(&folder).map_err(|error| {
-            ServeError::new(
-                format!("{}.", chain(&error)),
-                "Use the running server, or stop it first; another data folder is named with --data.",
-            )
-        })?;
+        // Before anything else: whatever lies in the folder, as the socket, may be a running server's.
+        let lock = store::lock_server(&folder).map_err(|error| not_locked(&folder, &error))?;
         let store = Store::open(&folder).await.map_err(|error| {
             ServeError::new(
-                format!("{}.", chain(&error)),
+                sentence(&chain(&error)),
                 "Look at it with: reflash doctor. A back-up is restored with: reflash backup restore.",
             )
         })?;
@@ -224,14 +221,14 @@ impl Server {
             .map_err(|error| ServeError::new(format!("{error}."), "Look whether /proc is there."))?;
         let sealer = Sealer::open_or_make(&folder).map_err(|error| {
             ServeError::new(
-                format!("{}.", chain(&error)),
+                sentence(&chain(&error)),
                 "Without this file the stored passwords cannot be read: restore it from a back-up.",
             )
         })?;
         let first_token = first_token(&store, &folder, &engine).await?;
-        let stored = api::stored_settings(&store).await.map_err(|error| {
-            ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor.")
-        })?;
+        let stored = api::stored_settings(&store)
+            .await
+            .map_err(|error| ServeError::new(sentence(&chain(&error)), "Look at it with: reflash doctor."))?;
         overlay(&mut config, &stored);
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
         let site = Site {
@@ -250,9 +247,7 @@ impl Server {
             fleet_settings(&config, &site),
         )
         .await
-        .map_err(|error| {
-            ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor.")
-        })?;
+        .map_err(|error| ServeError::new(sentence(&chain(&error)), "Look at it with: reflash doctor."))?;
         let (reloads, reloads_wanted) = mpsc::channel(4);
         let control = Control { reloads };
         let listeners = listeners(&config, &folder).await?;
@@ -420,6 +415,45 @@ impl Server {
     }
 }
 
+/// What is the matter with a folder that cannot be locked.
+fn not_locked(folder: &Path, error: &ServerLockError) -> ServeError {
+    let shown = folder.display();
+    let ServerLockError::Io { source, .. } = error else {
+        return ServeError::new(
+            sentence(&chain(error)),
+            "Use the running server, or stop it first; another data folder is named with --data.",
+        );
+    };
+    let (what, next_step) = match source.kind() {
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => (
+            "it is a file, or below one, and no folder",
+            "Name a folder with --data, or in the configuration with server.data.".to_owned(),
+        ),
+        ErrorKind::ReadOnlyFilesystem => (
+            "it lies on a disk that can only be read",
+            "Mount that disk for writing, or name a folder on another one with --data.".to_owned(),
+        ),
+        ErrorKind::PermissionDenied => (
+            "this user may not write there",
+            format!(
+                "Give the folder to the user of the server (chown USER {shown}), or name another one with --data."
+            ),
+        ),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => (
+            "its disk is full",
+            "Make room there, or name a folder on another disk with --data.".to_owned(),
+        ),
+        _ => (
+            "its lock cannot be taken",
+            "Name a folder on a disk of this machine with --data.".to_owned(),
+        ),
+    };
+    ServeError::new(
+        format!("The data folder {shown} cannot be used: {what} ({source})."),
+        next_step,
+    )
+}
+
 /// The token that the first start makes, and where it is kept.
 async fn first_token(
     store: &Store,
@@ -430,7 +464,7 @@ async fn first_token(
         .await
         .map_err(|error| {
             ServeError::new(
-                format!("{}.", chain(&error)),
+                sentence(&chain(&error)),
                 "Look at the room and rights of the data folder.",
             )
         })?;
@@ -530,4 +564,55 @@ async fn keep_house(
 /// The line that a managing parent waits for.
 pub fn ready_line(ready: &Ready) -> String {
     format!("READY {}", json!(ready))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(source: io::Error, what: &str, next_step: &str) {
+        let error = ServerLockError::Io {
+            path: "/var/lib/reflash/server.lock".into(),
+            source,
+        };
+        let told = not_locked(Path::new("/var/lib/reflash"), &error);
+        assert!(
+            told.text.contains("/var/lib/reflash ") && told.text.contains(what),
+            "{told:?}"
+        );
+        assert!(
+            told.next_step.contains(next_step) && !told.next_step.contains("stop it"),
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_locked_is_told_by_what_is_the_matter_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for plain in [file.clone(), file.join("below")] {
+            let Err(error) = store::lock_server(&plain) else {
+                panic!("{} is locked", plain.display());
+            };
+            let told = not_locked(&plain, &error);
+            assert!(told.text.contains("no folder"), "{told:?}");
+        }
+        check(io::ErrorKind::ReadOnlyFilesystem.into(), "only be read", "Mount");
+        check(io::ErrorKind::PermissionDenied.into(), "may not write", "chown");
+        check(io::ErrorKind::StorageFull.into(), "full", "Make room");
+        check(
+            io::Error::other("no locks here"),
+            "no locks here",
+            "of this machine",
+        );
+        let held = not_locked(folder.path(), &ServerLockError::Held { by: None });
+        assert!(
+            held.text.starts_with("A server is at work") && held.next_step.contains("stop it"),
+            "{held:?}"
+        );
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::Engine;
-use model::chain::chain;
+use model::chain::{chain, sentence};
 use net::Site;
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -140,7 +140,7 @@ pub(crate) async fn open_repository(
         repository_settings(config),
     )
     .await
-    .map_err(|error| ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor."))
+    .map_err(|error| ServeError::new(sentence(&chain(&error)), "Look at it with: reflash doctor."))
 }
 
 /// The ways to the devices of a family.
@@ -193,7 +193,7 @@ pub(crate) fn api_parts(
 pub(crate) async fn listeners(config: &Config, folder: &Path) -> Result<Vec<api::Listener>, ServeError> {
     let failed = |error: &dyn std::error::Error| {
         ServeError::new(
-            format!("{}.", chain(error)),
+            sentence(&chain(error)),
             "Set server.listen or server.tls in the configuration.",
         )
     };

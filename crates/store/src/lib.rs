@@ -40,7 +40,7 @@ use sqlx::{Sqlite, SqlitePool, Transaction};
 
 pub use answers::AnswerId;
 pub use audit::{AuditCheck, AuditEntry, AuditRow};
-pub use backup::Restored;
+pub use backup::{Restored, next_aside};
 pub use error::{
     BackupError, FirmwareError, FirmwareUse, ImageError, InventoryError, JournalError, LeaseError, OpenError,
     RemoveDeviceError, RestoreError, RolloutError, ServerLockError, StoreError, StoreErrorKind,

@@ -12,7 +12,7 @@ use engine::{
     Engine, Finished, Lease, LeaseError, PutBack, Report, RunError, Start, Stop, Watcher, Way, Work,
 };
 use families::Ways;
-use model::chain::chain;
+use model::chain::{chain, sentence};
 use model::device::{Device, Snapshot};
 use model::family::{Answers, Family, Method, Notes, Target};
 use model::id::DeviceId;
@@ -480,13 +480,5 @@ fn not_run(error: &RunError) -> Trouble {
         RunError::NotStored(_) | RunError::NoNotes(_) => "Mend what the message names, then push again.",
         RunError::Unreadable(..) => "Use the reflash version that began the job.",
     };
-    let what = chain(error);
-    let mut letters = what.chars();
-    let what: String = letters
-        .next()
-        .into_iter()
-        .flat_map(char::to_uppercase)
-        .chain(letters)
-        .collect();
-    Trouble::new(Exit::Failed, format!("{what}."), next_step)
+    Trouble::new(Exit::Failed, sentence(&chain(error)), next_step)
 }

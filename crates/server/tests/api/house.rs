@@ -10,7 +10,6 @@ use engine::{Clock, Engine};
 use families::Ways;
 use model::access::Role;
 use model::device::{Hardware, Health, Ota, Snapshot};
-use model::family::Notes;
 use model::id::{DeviceId, FamilyId};
 use model::version::Versions;
 use net::{Dialer, Networks, Site};
@@ -196,18 +195,12 @@ pub(crate) const BEDROOM: &str = "a0b1c2d3e4f6";
 fn row(mac: &str, host: u8) -> FleetRow {
     let id = DeviceId::from_hardware(&FamilyId::new("ir-remote"), mac);
     FleetRow {
-        id: id.clone(),
         // TEST-NET-1: nobody is there, and the dialer is not allowed to ask.
         address: Some([192, 0, 2, host].into()),
-        given_as: None,
-        name: None,
         sources: vec!["scan".to_owned()],
-        first_seen_ms: 1,
         seen_ms: Some(2),
-        enrolled_ms: None,
-        enrolled_by: None,
         snapshot: Some(Snapshot {
-            id,
+            id: id.clone(),
             versions: Versions::one("firmware", "1.0"),
             uptime: Some(Duration::from_mins(1)),
             ota: Ota::Enabled,
@@ -221,18 +214,7 @@ fn row(mac: &str, host: u8) -> FleetRow {
             health: Health::default(),
         }),
         online: mac == LIVING_ROOM,
-        restarts: 0,
-        tags: Vec::new(),
-        group: None,
-        pinned: None,
-        skipped: Vec::new(),
-        username: None,
-        sealed_password: None,
-        chip: None,
-        slot_bytes: None,
-        ota_wanted: None,
-        installed: None,
-        notes: Notes::default(),
+        ..FleetRow::new(id, 1)
     }
 }
 
