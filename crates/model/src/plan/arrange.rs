@@ -67,8 +67,8 @@ fn judge<'a>(facts: &'a Facts, rules: &Rules) -> Result<&'a Choice, Reason> {
     if facts.excluded {
         return Err(Reason::new(
             "excluded",
-            "It was left out by name.",
-            "Leave out --exclude to update it as well.",
+            "It was excluded by name.",
+            "To update it as well, take it off --exclude.",
         ));
     }
     if let Some(conflict) = &facts.conflict {
