@@ -134,7 +134,13 @@ impl Engine {
                 let event = Event::new("begun", &state, &self.holder.boot_id, now);
                 let id = self
                     .store
-                    .start_job(&lease.device, lease.epoch, job.order.image.sha256, job.order.rollout, &event)
+                    .start_job(
+                        &lease.device,
+                        lease.epoch,
+                        job.order.image.sha256,
+                        job.order.rollout,
+                        &event,
+                    )
                     .await
                     .map_err(fenced_or(RunError::NotStored))?;
                 (id, job, Seen::Begun)

@@ -131,7 +131,11 @@ impl Metrics {
             Family::clone(&requests),
         );
         let jobs = Family::default();
-        registry.register("jobs", "Updates of devices that ended, by outcome and reason", Family::clone(&jobs));
+        registry.register(
+            "jobs",
+            "Updates of devices that ended, by outcome and reason",
+            Family::clone(&jobs),
+        );
         Self {
             inner: Arc::new(Inner {
                 registry,

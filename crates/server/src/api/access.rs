@@ -240,12 +240,7 @@ pub const TABLE: &[Access] = &[
         "rollout.cancel",
     ),
     read("/api/v1/jobs/{id}", Viewer),
-    change(
-        Method::POST,
-        "/api/v1/jobs/{id}/cancel",
-        Operator,
-        "job.cancel",
-    ),
+    change(Method::POST, "/api/v1/jobs/{id}/cancel", Operator, "job.cancel"),
     read("/api/v1/history", Viewer),
     read("/api/v1/stats", Viewer),
     // the server itself

@@ -1,7 +1,7 @@
 //! Plans, rollouts, jobs and their history.
 
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, Json};
 use http::StatusCode;
 use model::id::{JobId, RolloutId};
@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::auth::Identity;
 use super::body::{Asked, Given};
-use super::guard::{Audited, with};
+use super::guard::Audited;
 use super::problem::Failure;
 use crate::rollout::RolloutError;
 use crate::views::{
@@ -51,15 +51,19 @@ impl From<RolloutError> for Failure {
             RolloutError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "not-found", text)
                 .next("list the rollouts: reflash rollout list"),
             RolloutError::Invalid { next_step, .. } => Self::unprocessable("rollout", text).next(next_step),
-            RolloutError::Nothing { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "nothing-to-do", text)
-                .next("look at the plan: reflash plan"),
+            RolloutError::Nothing { .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "nothing-to-do", text)
+                    .next("look at the plan: reflash plan")
+            }
             RolloutError::NotNow { .. } => {
                 Self::new(StatusCode::CONFLICT, "not-now", text).next("look at it: reflash rollout show")
             }
-            RolloutError::Store(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store", "the server could not store it, and nothing was begun")
-                    .next("look at the room and the rights of the data folder: reflash doctor")
-            }
+            RolloutError::Store(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "store",
+                "the server could not store it, and nothing was begun",
+            )
+            .next("look at the room and the rights of the data folder: reflash doctor"),
         }
     }
 }
@@ -70,7 +74,10 @@ impl From<RolloutError> for Failure {
     (status = 404, body = Problem, content_type = "application/problem+json", description = "a device or an image is not known"),
     (status = 422, body = Problem, content_type = "application/problem+json"),
 ))]
-async fn plan(State(api): State<Api>, Given(wanted): Given<WantedRollout>) -> Result<Json<PlanView>, Failure> {
+async fn plan(
+    State(api): State<Api>,
+    Given(wanted): Given<WantedRollout>,
+) -> Result<Json<PlanView>, Failure> {
     Ok(Json(api.rollouts.plan(&wanted).await?))
 }
 
@@ -94,7 +101,9 @@ async fn list_rollouts(
     Asked(page): Asked<PageQuery>,
 ) -> Result<Json<Vec<RolloutSummaryView>>, Failure> {
     let before = page.before.map(RolloutId);
-    Ok(Json(api.rollouts.list(page.limit.unwrap_or(N_PAGE), before).await?))
+    Ok(Json(
+        api.rollouts.list(page.limit.unwrap_or(N_PAGE), before).await?,
+    ))
 }
 
 /// Plans and begins. The plan is kept as it is: another wish is another rollout.
@@ -114,7 +123,7 @@ async fn create_rollout(
         target: Some(rollout.summary.id.to_string()),
         detail: json!({ "kind": wanted.kind, "firmware": rollout.summary.firmware, "devices": devices }),
     };
-    Ok(with(audited, (StatusCode::CREATED, Json(rollout)).into_response()))
+    Ok(audited.with((StatusCode::CREATED, Json(rollout))))
 }
 
 /// Stops everything: every open rollout is aborted. Says which.
@@ -234,10 +243,17 @@ struct HistoryQuery {
     (status = 200, body = Vec<JobView>),
     (status = 404, body = Problem, content_type = "application/problem+json"),
 ))]
-async fn history(State(api): State<Api>, Asked(query): Asked<HistoryQuery>) -> Result<Json<Vec<JobView>>, Failure> {
+async fn history(
+    State(api): State<Api>,
+    Asked(query): Asked<HistoryQuery>,
+) -> Result<Json<Vec<JobView>>, Failure> {
     let before = query.before.map(JobId);
     let limit = query.limit.unwrap_or(N_PAGE);
-    Ok(Json(api.rollouts.history(query.device.as_deref(), limit, before).await?))
+    Ok(Json(
+        api.rollouts
+            .history(query.device.as_deref(), limit, before)
+            .await?,
+    ))
 }
 
 /// Since when.
@@ -254,6 +270,8 @@ struct StatsQuery {
     (status = 200, body = StatsView),
 ))]
 async fn stats(State(api): State<Api>, Asked(query): Asked<StatsQuery>) -> Result<Json<StatsView>, Failure> {
-    let since_ms = query.since_ms.unwrap_or_else(|| api.clock.now().wall_ms - STATS_MS);
+    let since_ms = query
+        .since_ms
+        .unwrap_or_else(|| api.clock.now().wall_ms - STATS_MS);
     Ok(Json(api.rollouts.stats(since_ms).await?))
 }

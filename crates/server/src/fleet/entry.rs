@@ -22,6 +22,10 @@ const SAMPLE_EVERY_MS: i64 = 600_000;
 const UPTIME_SLACK: Duration = Duration::from_secs(3);
 
 /// One device in memory.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, set and read in another place"
+)]
 pub(super) struct Entry {
     pub(super) row: FleetRow,
     pub(super) family: Arc<dyn Family>,

@@ -134,11 +134,15 @@ impl Rollouts {
         let report = |report: Report<'_>| self.report(*rollout, &member.device, &report);
         let watcher = Watcher {
             report: &report,
-            stop: stop.clone(),
+            stop,
         };
+        let again = watcher.clone();
         // Look first what an earlier process has left (rule 2): it may be the very job that is asked for.
         if let Some(open) = store.open_job(&member.device).await? {
-            let own = store.job_row(open.job).await?.is_some_and(|(row, _)| row.rollout == Some(*rollout));
+            let own = store
+                .job_row(open.job)
+                .await?
+                .is_some_and(|(row, _)| row.rollout == Some(*rollout));
             let Some(image) = engine.image_of(&open, None).await else {
                 return Ok(Done::before(Outcome::because(
                     Ending::Unverified,
@@ -147,7 +151,9 @@ impl Rollouts {
                     "Bring that image again (reflash firmware add FILE), or push by hand: reflash push ADDRESS FILE.",
                 )));
             };
-            let settled = engine.settle(lease, &way, (open, &image), &assignment.permits, watcher).await;
+            let settled = engine
+                .settle(lease, &way, (open, &image), &assignment.permits, watcher)
+                .await;
             match ended(settled) {
                 Ok(finished) if own => return Ok(of_job(&finished)),
                 Ok(_) => {}
@@ -156,7 +162,9 @@ impl Rollouts {
         } else if assignment.recover {
             // It had ended, and only the rollout had not been told; or it had never begun.
             let jobs = store.jobs_of(*rollout, &member.device).await?;
-            let last = jobs.into_iter().rfind(|job| job.started_ms >= assignment.since_ms);
+            let last = jobs
+                .into_iter()
+                .rfind(|job| job.started_ms >= assignment.since_ms);
             return Ok(match last.and_then(|job| Some((job.outcome?, job.n_pushes))) {
                 Some((outcome, n_pushes)) => Done::Ended { outcome, n_pushes },
                 None => Done::Nothing,
@@ -169,15 +177,15 @@ impl Rollouts {
         if let Some(reason) = self.stands_against(member) {
             return Ok(Done::Excluded(reason));
         }
-        self.run(assignment, lease, way, (&report, stop)).await
+        self.new_job(assignment, lease, way, again).await
     }
 
-    async fn run(
+    async fn new_job(
         &self,
         assignment: &Assignment,
         lease: &Lease,
         way: Way,
-        (report, stop): (&(dyn Fn(Report<'_>) + Send + Sync), watch::Receiver<Stop>),
+        watcher: Watcher<'_>,
     ) -> Result<Done, Failure> {
         let Assignment { rollout, member, .. } = assignment;
         let (engine, store) = (&self.inner.engine, &self.inner.store);
@@ -192,7 +200,11 @@ impl Rollouts {
             }
         };
         let offered = way.family.methods(&way.device);
-        let planned: Vec<_> = member.methods.iter().filter(|method| offered.contains(method)).collect();
+        let planned: Vec<_> = member
+            .methods
+            .iter()
+            .filter(|method| offered.contains(method))
+            .collect();
         let Some(&method) = planned.get(usize::from(assignment.n_tries) % planned.len().max(1)) else {
             return Ok(Done::Excluded(Reason::new(
                 "no-method",
@@ -218,8 +230,8 @@ impl Rollouts {
             image: &image,
             refusals: &refusals,
             permits: &assignment.permits,
-            report,
-            stop,
+            report: watcher.report,
+            stop: watcher.stop,
         };
         let finished = engine.run(lease, work, Start::New(Box::new(order))).await;
         Ok(match ended(finished) {
@@ -231,7 +243,11 @@ impl Rollouts {
     /// What has come up against a device since the plan was made (RELIABILITY.md F88).
     fn stands_against(&self, member: &Member) -> Option<Reason> {
         let Ok(known) = self.inner.fleet.known(&member.device.key()) else {
-            return Some(Reason::new("removed", "It was removed.", "Add it again: reflash device add ADDRESS."));
+            return Some(Reason::new(
+                "removed",
+                "It was removed.",
+                "Add it again: reflash device add ADDRESS.",
+            ));
         };
         self.against(&known, member.image)
     }

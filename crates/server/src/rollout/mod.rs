@@ -19,7 +19,7 @@ use engine::{Engine, Stop};
 use model::fleet::{Command, Event, Fleet as Model, MemberState};
 use model::id::{DeviceId, RolloutId, Sha256};
 use model::image::Image;
-use model::plan::{AtOnce, MaxFailures};
+use model::plan::{AtOnce, MaxFailures, Rules};
 use serde_json::json;
 use store::{MemberRow, RolloutChange, Store};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -50,6 +50,20 @@ pub struct Policy {
     pub max_failures: MaxFailures,
     /// How many of each group at the same time.
     pub groups: BTreeMap<String, u32>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        let rules = Rules::default();
+        Self {
+            canary: rules.canary,
+            canary_soak: rules.canary_soak,
+            soak: rules.soak,
+            at_once: rules.at_once,
+            max_failures: rules.max_failures,
+            groups: rules.groups,
+        }
+    }
 }
 
 /// All rollouts. Cloning shares them.
@@ -106,7 +120,11 @@ struct Running {
 impl Rollouts {
     /// The policy as it is now.
     fn policy(&self) -> Policy {
-        self.inner.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner
+            .policy
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Exchanges the policy; rollouts that are under way keep theirs.
@@ -122,6 +140,15 @@ impl Rollouts {
     /// Why the last decision could not be stored.
     pub fn trouble(&self) -> Option<String> {
         self.state().not_stored.clone()
+    }
+
+    /// Whether a rollout works on the device, or is about to find out what became of it.
+    pub(crate) fn works_on(&self, device: &DeviceId) -> bool {
+        let state = self.state();
+        let id = state.model.busy_with(device);
+        let rollout = id.and_then(|id| state.model.rollout(id));
+        let standing = rollout.and_then(|rollout| rollout.member(device));
+        standing.is_some_and(|(_, standing)| matches!(standing.state, MemberState::Running { .. }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -68,9 +68,9 @@ impl Rollouts {
             tokio::select! {
                 () = cancel.cancelled() => break,
                 Some(command) = commands.recv() => {
-                    self.carry_out(command, &mut jobs, &mut wake).await;
+                    self.carry_out(command, &mut jobs, &mut wake);
                     while let Ok(command) = commands.try_recv() {
-                        self.carry_out(command, &mut jobs, &mut wake).await;
+                        self.carry_out(command, &mut jobs, &mut wake);
                     }
                 }
                 Some(ended) = jobs.tasks.join_next_with_id() => {
@@ -123,7 +123,11 @@ impl Rollouts {
             let Some(device) = self.member_called(key) else {
                 return Vec::new();
             };
-            let reason = Reason::new("removed", "It was removed.", "Add it again: reflash device add ADDRESS.");
+            let reason = Reason::new(
+                "removed",
+                "It was removed.",
+                "Add it again: reflash device add ADDRESS.",
+            );
             return vec![Event::Exclude { device, reason }];
         }
         let Ok(known) = self.inner.fleet.known(key) else {
@@ -151,12 +155,15 @@ impl Rollouts {
     /// The device with this key, if a rollout is to update it.
     fn member_called(&self, key: &str) -> Option<DeviceId> {
         let state = self.state();
-        let members = state.model.rollouts().flat_map(|(_, rollout)| &rollout.plan().members);
+        let members = state
+            .model
+            .rollouts()
+            .flat_map(|(_, rollout)| &rollout.plan().members);
         let mut devices = members.map(|member| &member.device);
         devices.find(|device| device.key() == key).cloned()
     }
 
-    async fn carry_out(&self, command: Command, jobs: &mut Jobs, wake: &mut Option<Instant>) {
+    fn carry_out(&self, command: Command, jobs: &mut Jobs, wake: &mut Option<Instant>) {
         match command {
             Command::Start { id, device, n_pushes } => self.begin(id, device, n_pushes, false, jobs),
             Command::Recover { id, device } => self.begin(id, device, 1, true, jobs),
@@ -335,7 +342,9 @@ impl Rollouts {
                 }
             }
             Report::Progress {
-                acked_bytes, len_bytes, ..
+                acked_bytes,
+                len_bytes,
+                ..
             } => {
                 gained = acked_bytes.saturating_sub(running.live.acked_bytes);
                 running.live.acked_bytes = *acked_bytes;
@@ -396,7 +405,10 @@ impl Rollouts {
         if !events.is_empty()
             && let Err(error) = self.take(events).await
         {
-            tracing::warn!(error = model::chain::chain(&error), "the end of a job is told by the journal alone");
+            tracing::warn!(
+                error = model::chain::chain(&error),
+                "the end of a job is told by the journal alone"
+            );
         }
     }
 }

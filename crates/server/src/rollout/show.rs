@@ -12,8 +12,8 @@ use store::{JobFilter, JobRow};
 use super::restore::restored;
 use super::{About, RolloutError, Rollouts};
 use crate::views::{
-    JobDetailView, JobEventView, JobView, LeftOutView, MemberView, NoteView, PlanView, PlannedView, RefusalView,
-    RolloutKind, RolloutSummaryView, RolloutView, RulesView, StatsView,
+    JobDetailView, JobEventView, JobView, LeftOutView, MemberView, NoteView, PlanView, PlannedView,
+    RefusalView, RolloutKind, RolloutSummaryView, RolloutView, RulesView, StatsView,
 };
 
 /// Rollouts and jobs of one answer at most.
@@ -23,7 +23,9 @@ const N_PAGE_MAX: u32 = 200;
 pub(super) fn words(ended: &Ended) -> (Option<String>, Option<String>) {
     match ended {
         Ended::Outcome(outcome) => (outcome.reason.clone(), Some(outcome.text.clone())),
-        Ended::Skipped(reason) | Ended::MissedWindow(reason) => (Some(reason.rule.clone()), Some(reason.text.clone())),
+        Ended::Skipped(reason) | Ended::MissedWindow(reason) => {
+            (Some(reason.rule.clone()), Some(reason.text.clone()))
+        }
         Ended::Cancelled => (None, Some("Cancelled before anything was sent.".to_owned())),
     }
 }
@@ -86,7 +88,11 @@ pub(super) fn plan_view(kind: RolloutKind, plan: &Plan) -> PlanView {
         sha256: member.image.to_string(),
         firmware: member.image_name.clone(),
         wave: member.wave,
-        methods: member.methods.iter().map(|method| method.as_str().to_owned()).collect(),
+        methods: member
+            .methods
+            .iter()
+            .map(|method| method.as_str().to_owned())
+            .collect(),
         estimate_s: member.estimate.as_secs(),
         waits_until_back: member.was_offline,
         way_back: member.way_back.map(|digest| digest.to_string()),
@@ -121,8 +127,16 @@ fn kind_of(about: &About) -> RolloutKind {
 
 impl Rollouts {
     /// Rollouts, the newest first, those before a number.
-    pub async fn list(&self, limit: u32, before: Option<RolloutId>) -> Result<Vec<RolloutSummaryView>, RolloutError> {
-        let rows = self.inner.store.rollouts(limit.clamp(1, N_PAGE_MAX), before).await;
+    pub async fn list(
+        &self,
+        limit: u32,
+        before: Option<RolloutId>,
+    ) -> Result<Vec<RolloutSummaryView>, RolloutError> {
+        let rows = self
+            .inner
+            .store
+            .rollouts(limit.clamp(1, N_PAGE_MAX), before)
+            .await;
         let mut views = Vec::new();
         for row in rows.map_err(|error| RolloutError::store(&error))? {
             match self.show(row.id).await {
@@ -157,8 +171,7 @@ impl Rollouts {
     async fn jobs_of_rollout(&self, id: RolloutId) -> Result<BTreeMap<DeviceId, JobId>, RolloutError> {
         let filter = JobFilter {
             rollout: Some(id),
-            limit: 10_000,
-            ..JobFilter::default()
+            ..JobFilter::latest(10_000)
         };
         let jobs = self.inner.store.jobs(&filter).await;
         let jobs = jobs.map_err(|error| RolloutError::store(&error))?;
@@ -178,7 +191,13 @@ impl Rollouts {
         Some(self.view(id, &about, &rollout, &BTreeMap::new()))
     }
 
-    fn view(&self, id: RolloutId, about: &About, rollout: &Rollout, jobs: &BTreeMap<DeviceId, JobId>) -> RolloutView {
+    fn view(
+        &self,
+        id: RolloutId,
+        about: &About,
+        rollout: &Rollout,
+        jobs: &BTreeMap<DeviceId, JobId>,
+    ) -> RolloutView {
         let plan = rollout.plan();
         let mut counts = BTreeMap::new();
         let mut firmware = BTreeSet::new();
@@ -194,7 +213,9 @@ impl Rollouts {
                     let (reason, text) = words(ended);
                     let next_step = match ended {
                         Ended::Outcome(outcome) => outcome.next_step.clone(),
-                        Ended::Skipped(reason) | Ended::MissedWindow(reason) => Some(reason.next_step.clone()),
+                        Ended::Skipped(reason) | Ended::MissedWindow(reason) => {
+                            Some(reason.next_step.clone())
+                        }
                         Ended::Cancelled => None,
                     };
                     (reason, text, next_step)
@@ -284,8 +305,7 @@ impl Rollouts {
         let filter = JobFilter {
             device,
             before,
-            limit: limit.clamp(1, N_PAGE_MAX),
-            ..JobFilter::default()
+            ..JobFilter::latest(limit.clamp(1, N_PAGE_MAX))
         };
         let jobs = self.inner.store.jobs(&filter).await;
         let jobs = jobs.map_err(|error| RolloutError::store(&error))?;
@@ -296,13 +316,20 @@ impl Rollouts {
         let live = {
             let state = self.state();
             let mut running = state.running.values();
-            running.find(|running| running.live.job == Some(row.job)).map(|running| running.live.state)
+            running
+                .find(|running| running.live.job == Some(row.job))
+                .map(|running| running.live.state)
         };
         let outcome = row.outcome.as_ref();
         JobView {
             id: row.job.0,
             device: row.device.key(),
-            name: self.inner.fleet.known(&row.device.key()).ok().map(|known| known.name),
+            name: self
+                .inner
+                .fleet
+                .known(&row.device.key())
+                .ok()
+                .map(|known| known.name),
             rollout: row.rollout.map(|rollout| rollout.0),
             sha256: row.image.to_string(),
             firmware: self.inner.repository.name_of(row.image),
@@ -322,11 +349,11 @@ impl Rollouts {
     /// One update with what proves it.
     pub async fn job(&self, id: JobId) -> Result<JobDetailView, RolloutError> {
         let row = self.inner.store.job_row(id).await;
-        let (row, state) = row
-            .map_err(|error| RolloutError::store(&error))?
-            .ok_or_else(|| RolloutError::NotFound {
-                text: format!("There is no job {id}."),
-            })?;
+        let (row, state) =
+            row.map_err(|error| RolloutError::store(&error))?
+                .ok_or_else(|| RolloutError::NotFound {
+                    text: format!("There is no job {id}."),
+                })?;
         let events = self.inner.store.events(id).await;
         let events = events.map_err(|error| RolloutError::store(&error))?;
         let job = serde_json::from_value::<Job>(state).ok();
@@ -351,8 +378,7 @@ impl Rollouts {
     pub async fn stats(&self, since_ms: i64) -> Result<StatsView, RolloutError> {
         let filter = JobFilter {
             since_ms: Some(since_ms),
-            limit: 100_000,
-            ..JobFilter::default()
+            ..JobFilter::latest(100_000)
         };
         let jobs = self.inner.store.jobs(&filter).await;
         let mut stats = StatsView {
@@ -362,7 +388,10 @@ impl Rollouts {
         let (mut n_good, mut n_meant) = (0_u32, 0_u32);
         for job in jobs.map_err(|error| RolloutError::store(&error))? {
             let Some(outcome) = job.outcome else { continue };
-            *stats.outcomes.entry(outcome.ending.name().to_owned()).or_default() += 1;
+            *stats
+                .outcomes
+                .entry(outcome.ending.name().to_owned())
+                .or_default() += 1;
             if outcome.ending.is_success() {
                 n_good += 1;
                 n_meant += 1;

@@ -22,7 +22,11 @@ impl Rollouts {
 
     /// Plans, keeps the plan, and begins.
     pub async fn create(&self, wanted: &WantedRollout, actor: &str) -> Result<RolloutView, RolloutError> {
-        let name = wanted.name.as_deref().map(str::trim).filter(|name| !name.is_empty());
+        let name = wanted
+            .name
+            .as_deref()
+            .map(str::trim)
+            .filter(|name| !name.is_empty());
         if name.is_some_and(|name| name.chars().count() > NAME_MAX_LEN || name.contains(char::is_control)) {
             return Err(RolloutError::invalid(
                 format!("A name is at most {NAME_MAX_LEN} printable characters."),
@@ -100,21 +104,29 @@ impl Rollouts {
 
     /// Nothing more begins; what runs goes on.
     pub async fn pause(&self, id: RolloutId) -> Result<RolloutView, RolloutError> {
-        self.open_in(id, &[State::Running, State::Scheduled], "pause").await?;
+        self.open_in(id, &[State::Running, State::Scheduled], "pause")
+            .await?;
         self.take(vec![Event::Pause(id)]).await?;
         self.show(id).await
     }
 
     /// It goes on, also after a halt: what has failed is forgiven.
     pub async fn resume(&self, id: RolloutId) -> Result<RolloutView, RolloutError> {
-        self.open_in(id, &[State::Paused, State::Halted], "resume").await?;
+        self.open_in(id, &[State::Paused, State::Halted], "resume")
+            .await?;
         self.take(vec![Event::Resume(id)]).await?;
         self.show(id).await
     }
 
     /// It ends: nothing more begins, and what has not sent its first byte is cancelled; by force also what has.
     pub async fn abort(&self, id: RolloutId, force: bool) -> Result<RolloutView, RolloutError> {
-        let open = [State::Running, State::Scheduled, State::Paused, State::Halted, State::Aborted];
+        let open = [
+            State::Running,
+            State::Scheduled,
+            State::Paused,
+            State::Halted,
+            State::Aborted,
+        ];
         self.open_in(id, &open, "abort").await?;
         self.take(vec![Event::Abort { id, force }]).await?;
         self.show(id).await
@@ -165,13 +177,17 @@ impl Rollouts {
         let running: Option<(RolloutId, DeviceId)> = {
             let state = self.state();
             let mut running = state.running.iter();
-            running.find(|(_, running)| running.live.job == Some(job)).map(|(key, _)| key.clone())
+            running
+                .find(|(_, running)| running.live.job == Some(job))
+                .map(|(key, _)| key.clone())
         };
         let Some((id, device)) = running else {
             return Err(RolloutError::NotNow {
                 text: match shown.job.ended_ms {
                     Some(_) => format!("Job {job} has ended already."),
-                    None => format!("Job {job} is not run by this server: it is a push by hand, or it was interrupted."),
+                    None => format!(
+                        "Job {job} is not run by this server: it is a push by hand, or it was interrupted."
+                    ),
                 },
             });
         };

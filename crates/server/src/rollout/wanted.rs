@@ -1,5 +1,6 @@
 //! From a wish to a plan: which devices are meant, which image each gets, and what stands against it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -59,7 +60,10 @@ impl Rollouts {
                 model: known.device.hardware.model.clone(),
                 runs: known.runs.name.clone(),
                 standing: known.standing,
-                signal_dbm: known.snapshot.as_ref().and_then(|snapshot| snapshot.health.signal_dbm),
+                signal_dbm: known
+                    .snapshot
+                    .as_ref()
+                    .and_then(|snapshot| snapshot.health.signal_dbm),
                 enrolled: known.enrolled,
                 conflict: known.conflict.clone(),
                 group: known.group.clone(),
@@ -127,7 +131,8 @@ impl Rollouts {
 
     /// The devices that are meant, each once, in the order of their keys.
     fn meant(&self, wanted: &WantedRollout) -> Result<Vec<Known>, RolloutError> {
-        let has_tag = |known: &Known| wanted.tags.is_empty() || known.tags.iter().any(|tag| wanted.tags.contains(tag));
+        let has_tag =
+            |known: &Known| wanted.tags.is_empty() || known.tags.iter().any(|tag| wanted.tags.contains(tag));
         if wanted.all || (wanted.devices.is_empty() && !wanted.tags.is_empty()) {
             if !wanted.devices.is_empty() {
                 return Err(RolloutError::invalid(
@@ -163,8 +168,32 @@ impl Rollouts {
     }
 
     fn excluded(&self, wanted: &WantedRollout) -> Result<BTreeSet<DeviceId>, RolloutError> {
-        let ids = wanted.exclude.iter().map(|named| Ok(self.inner.fleet.known(named)?.id));
+        let ids = wanted
+            .exclude
+            .iter()
+            .map(|named| Ok(self.inner.fleet.known(named)?.id));
         ids.collect()
+    }
+
+    /// Which image is meant for one device.
+    async fn digest_for(
+        &self,
+        known: &Known,
+        wanted: &WantedRollout,
+        named: Option<Sha256>,
+    ) -> Result<Result<Sha256, Reason>, RolloutError> {
+        Ok(match (named, wanted.kind) {
+            (Some(digest), _) => Ok(digest),
+            (None, RolloutKind::Update) => newest(known, wanted.force),
+            (None, RolloutKind::Rollback) => self.image_before(known).await?.ok_or_else(|| {
+                Reason::new(
+                    "no-way-back",
+                    "The image that it ran before is not kept here.",
+                    "Name the image: --to VERSION. A running image is registered with: \
+                     reflash firmware add FILE --running-on DEVICE.",
+                )
+            }),
+        })
     }
 
     /// The image for one device, or why there is none.
@@ -183,35 +212,27 @@ impl Rollouts {
                 "Check its power and its address, or wait until it answers.",
             )));
         };
-        let digest = match (named, wanted.kind) {
-            (Some(digest), _) => digest,
-            (None, RolloutKind::Update) => match newest(known, wanted.force) {
-                Ok(digest) => digest,
-                Err(reason) => return Ok(Err(reason)),
-            },
-            (None, RolloutKind::Rollback) => match self.image_before(known).await? {
-                Some(digest) => digest,
-                None => {
-                    return Ok(Err(Reason::new(
-                        "no-way-back",
-                        "The image that it ran before is not kept here.",
-                        "Name the image: --to VERSION. A running image is registered with: \
-                         reflash firmware add FILE --running-on DEVICE.",
-                    )));
-                }
-            },
+        let digest = match self.digest_for(known, wanted, named).await? {
+            Ok(digest) => digest,
+            Err(reason) => return Ok(Err(reason)),
         };
         if let Some(reason) = self.barred(known, digest) {
             return Ok(Err(reason));
         }
-        if !held.contains_key(&digest) {
-            held.insert(digest, self.held(digest).await);
-        }
-        let held = match &held[&digest] {
+        let held = match held.entry(digest) {
+            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(place) => place.insert(self.held(digest).await),
+        };
+        let held = match held {
             Ok(held) => held,
             Err(reason) => return Ok(Err(reason.clone())),
         };
-        if held.info.family.as_ref().is_some_and(|family| *family != known.id.family) {
+        if held
+            .info
+            .family
+            .as_ref()
+            .is_some_and(|family| *family != known.id.family)
+        {
             return Ok(Err(Reason::new(
                 "other-family",
                 format!("{} is not for devices of its kind.", held.name),
@@ -295,33 +316,56 @@ impl Rollouts {
     /// Pins and skips of the device, against this image.
     fn barred(&self, known: &Known, digest: Sha256) -> Option<Reason> {
         let repository = &self.inner.repository;
-        if let Some(pinned) = known.pinned.as_deref().filter(|word| !repository.is_meant(word, digest)) {
+        if let Some(pinned) = known
+            .pinned
+            .as_deref()
+            .filter(|word| !repository.is_meant(word, digest))
+        {
             return Some(Reason::new(
                 "pinned",
                 format!("Its owner has pinned it to {pinned}."),
                 format!("Lift the pin first: reflash device unpin {}.", known.id.key()),
             ));
         }
-        let skipped = known.skipped.iter().find(|word| repository.is_meant(word, digest))?;
+        let skipped = known
+            .skipped
+            .iter()
+            .find(|word| repository.is_meant(word, digest))?;
         Some(Reason::new(
             "skipped",
             format!("Its owner has skipped {skipped} for it."),
-            format!("Take that back first: reflash device unskip {} {skipped}.", known.id.key()),
+            format!(
+                "Take that back first: reflash device unskip {} {skipped}.",
+                known.id.key()
+            ),
         ))
     }
 
     async fn held(&self, digest: Sha256) -> Result<Held, Reason> {
         let gone = |text: String| {
-            Reason::new("image-missing", text, "Bring the image again: reflash firmware add FILE.")
+            Reason::new(
+                "image-missing",
+                text,
+                "Bring the image again: reflash firmware add FILE.",
+            )
         };
         let (info, refusals, state) = self
             .inner
             .repository
             .inspected(&digest)
             .ok_or_else(|| gone("The image is not kept here any more.".to_owned()))?;
-        let name = self.inner.repository.name_of(digest).unwrap_or_else(|| digest.short());
+        let name = self
+            .inner
+            .repository
+            .name_of(digest)
+            .unwrap_or_else(|| digest.short());
         let image = self.inner.repository.image(&digest).await;
-        let image = image.map_err(|error| gone(format!("Its image cannot be read: {}.", model::chain::chain(&error))))?;
+        let image = image.map_err(|error| {
+            gone(format!(
+                "Its image cannot be read: {}.",
+                model::chain::chain(&error)
+            ))
+        })?;
         Ok(Held {
             image,
             info,
@@ -334,13 +378,21 @@ impl Rollouts {
     /// What the device ran before what it runs now, as far as that image is kept.
     async fn image_before(&self, known: &Known) -> Result<Option<Sha256>, RolloutError> {
         let now = known.installed.as_ref().and_then(|installed| installed.digest);
-        let kept = |digest: &Sha256| Some(*digest) != now && self.inner.repository.inspected(digest).is_some();
+        let kept =
+            |digest: &Sha256| Some(*digest) != now && self.inner.repository.inspected(digest).is_some();
         let recorded = self.inner.store.installed_before(&known.id).await;
-        if let Some(digest) = recorded.map_err(|error| RolloutError::store(&error))?.filter(kept) {
+        if let Some(digest) = recorded
+            .map_err(|error| RolloutError::store(&error))?
+            .filter(kept)
+        {
             return Ok(Some(digest));
         }
         let jobs = self.jobs_back(&known.id).await?;
-        Ok(jobs.into_iter().filter(succeeded).map(|job| job.image).find(|digest| kept(digest)))
+        Ok(jobs
+            .into_iter()
+            .filter(succeeded)
+            .map(|job| job.image)
+            .find(|digest| kept(digest)))
     }
 
     /// How fast its last good push was, bytes per second; none where there was none.
@@ -366,10 +418,13 @@ impl Rollouts {
     async fn jobs_back(&self, id: &DeviceId) -> Result<Vec<store::JobRow>, RolloutError> {
         let filter = JobFilter {
             device: Some(id.clone()),
-            limit: N_JOBS_BACK,
-            ..JobFilter::default()
+            ..JobFilter::latest(N_JOBS_BACK)
         };
-        self.inner.store.jobs(&filter).await.map_err(|error| RolloutError::store(&error))
+        self.inner
+            .store
+            .jobs(&filter)
+            .await
+            .map_err(|error| RolloutError::store(&error))
     }
 }
 
@@ -389,15 +444,20 @@ fn newest(known: &Known, force: bool) -> Result<Sha256, Reason> {
             "To install an image all the same, name it with --firmware.",
         ));
     }
-    offer
-        .sha256
-        .parse()
-        .map_err(|_| Reason::new("no-firmware", "Its firmware cannot be named.", "Look at: reflash firmware list."))
+    offer.sha256.parse().map_err(|_| {
+        Reason::new(
+            "no-firmware",
+            "Its firmware cannot be named.",
+            "Look at: reflash firmware list.",
+        )
+    })
 }
 
 /// Whether a job has proven its image.
 fn succeeded(job: &store::JobRow) -> bool {
-    job.outcome.as_ref().is_some_and(|outcome| outcome.ending.is_success())
+    job.outcome
+        .as_ref()
+        .is_some_and(|outcome| outcome.ending.is_success())
 }
 
 /// `auto`, or a number from 1.
