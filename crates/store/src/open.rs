@@ -144,6 +144,12 @@ impl At {
         if first != "ok" {
             return Err(self.corrupt(first));
         }
+        if !schema_is_text(&mut *connection)
+            .await
+            .map_err(|source| self.database(source))?
+        {
+            return Err(self.corrupt("its schema is no text"));
+        }
         let ours: i64 =
             sqlx::query_scalar("select count(*) from sqlite_schema where name = 'schema_version'")
                 .fetch_one(&mut *connection)
@@ -364,6 +370,15 @@ async fn read_modes_back(
         }
     }
     Ok(())
+}
+
+/// Whether the names and types of all columns are text: the library panics over others, and whoever asked waits for ever.
+pub(crate) async fn schema_is_text(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    let schema: Vec<Vec<u8>> =
+        sqlx::query_scalar("select cast(name || tbl_name || coalesce(sql, '') as blob) from sqlite_schema")
+            .fetch_all(connection)
+            .await?;
+    Ok(schema.iter().all(|part| std::str::from_utf8(part).is_ok()))
 }
 
 pub(crate) fn is_full(error: &io::Error) -> bool {
