@@ -417,6 +417,8 @@ mod tests {
 
     /// The schema of parts 1 and 2 of this program.
     const FIRST: &[Migration] = ALL.split_at(1).0;
+    /// The schema of part 3.
+    const SECOND: &[Migration] = ALL.split_at(2).0;
     const NEXT: &[Migration] = &[
         Migration { version: 1, ..ALL[0] },
         Migration {
@@ -519,6 +521,71 @@ mod tests {
             ]
         );
         assert!(folder.path().join("reflash.db.schema-1.bak").exists());
+    }
+
+    #[tokio::test]
+    async fn jobs_of_the_second_schema_are_kept_and_tell_how_they_ended() {
+        type Ended = (Option<i64>, Option<String>, Option<String>, Option<i64>);
+        let folder = of_schema_1().await;
+        let opened = open(folder.path(), SECOND).await.unwrap();
+        let outcome = r#"{"ending":"kept-old","next_step":null,"reason":null,"text":"It runs 1.0."}"#;
+        // Ended with an outcome, ended without one, ended in another way, damaged, not ended.
+        let jobs = [
+            (true, "finished", outcome),
+            (true, "finished", "null"),
+            (true, "settled", outcome),
+            (true, "finished", "{"),
+            (false, "finished", outcome),
+        ];
+        for (job, (finished, step, detail)) in (1_i64..).zip(jobs) {
+            sqlx::query(
+                "insert into job (job, device, image, started_ms, last_seq, finished) values ($1, 'a', '', 5, 2, $2)",
+            )
+            .bind(job)
+            .bind(finished)
+            .execute(&opened.writer)
+            .await
+            .unwrap();
+            for (seq, step, detail) in [(1_i64, "finished", outcome), (2, step, detail)] {
+                sqlx::query(
+                    "insert into job_event (job, seq, epoch, attempt, step, detail, state, boot_id, boot_ns, wall_ms) \
+                     values ($1, $2, 1, 0, $3, $4, 'null', '', 0, $2 + 70)",
+                )
+                .bind(job)
+                .bind(seq)
+                .bind(step)
+                .bind(detail)
+                .execute(&opened.writer)
+                .await
+                .unwrap();
+            }
+        }
+        close(opened).await;
+        let opened = open(folder.path(), ALL).await.unwrap();
+        assert_eq!(versions(&opened).await, [1, 2, 3]);
+        assert!(folder.path().join("reflash.db.schema-2.bak").exists());
+        let rows: Vec<Ended> =
+            sqlx::query_as("select rollout, outcome, ending, ended_ms from job order by job")
+                .fetch_all(&opened.readers)
+                .await
+                .unwrap();
+        let untold: Ended = (None, None, None, Some(72));
+        let told = (
+            None,
+            Some(outcome.to_owned()),
+            Some("kept-old".to_owned()),
+            Some(72),
+        );
+        assert_eq!(
+            rows,
+            [
+                told,
+                untold.clone(),
+                untold.clone(),
+                untold,
+                (None, None, None, None)
+            ]
+        );
     }
 
     #[tokio::test]

@@ -525,12 +525,12 @@ async fn child_saves_two_rollouts_until_it_is_killed() {
     // Ends by itself if nobody kills it.
     for seq in 1..20_000 {
         let state = json!(seq);
-        let changed = [member("a", 0, &state), member("b", 1, &state)];
+        let members = [member("a", 0, &state), member("b", 1, &state)];
         let changes = [1, 2].map(|rollout| RolloutChange {
             id: RolloutId(rollout),
             state: &state,
             ended_ms: None,
-            changed: &changed,
+            changed: &members,
         });
         store.save_rollouts(&changes).await.unwrap();
         println!("seq {seq}");
@@ -653,8 +653,8 @@ async fn after_a_failed_fsync_no_rollout_is_written_and_all_that_was_told_is_the
         n_failed += usize::from(stdout.contains("not written"));
         let last_told = told_seqs(stdout.lines().map(str::to_owned)).last().unwrap_or(0);
         let store = open(folder.path()).await;
-        let stored = whole(&store, RolloutId(1)).await.row.state;
-        assert!(stored.as_i64().unwrap_or(0) >= last_told, "{stored}: {stdout}");
+        let found = whole(&store, RolloutId(1)).await.row.state;
+        assert!(found.as_i64().unwrap_or(0) >= last_told, "{found}: {stdout}");
     }
     assert!(n_failed > 0, "no change was hit");
 }
