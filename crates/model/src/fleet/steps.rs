@@ -51,7 +51,16 @@ impl Fleet {
         match event {
             Event::Add(id, plan) => {
                 if !self.rollouts.contains_key(&id) {
+                    let heard: Vec<(DeviceId, bool)> = plan
+                        .members
+                        .iter()
+                        .filter_map(|member| self.heard.get_key_value(&member.device))
+                        .map(|(device, &online)| (device.clone(), online))
+                        .collect();
                     self.take_in(id, Rollout::new(plan));
+                    for (device, online) in heard {
+                        self.hear(&device, online);
+                    }
                 }
             }
             Event::Pause(id) => {
@@ -84,7 +93,10 @@ impl Fleet {
                     });
                 }
             }
-            Event::Standing { device, online } => self.hear(&device, online),
+            Event::Standing { device, online } => {
+                self.hear(&device, online);
+                self.heard.insert(device, online);
+            }
             Event::Exclude { device, reason } => {
                 for (id, idx) in self.members_of.get(&device).cloned().unwrap_or_default() {
                     self.leave(id, idx, Ended::Skipped(reason.clone()));
