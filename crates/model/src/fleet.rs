@@ -345,6 +345,10 @@ impl Fleet {
         for (id, rollout) in rollouts {
             fleet.take_in(id, rollout);
         }
+        let ids: Vec<RolloutId> = fleet.rollouts.keys().copied().collect();
+        for id in ids {
+            fleet.recount_all(id);
+        }
         fleet
     }
 

@@ -210,6 +210,12 @@ fn number_of(id: RolloutId) -> u8 {
     u8::try_from(id.0).expect("there are two")
 }
 
+/// Whichever name the fleet knows the device by.
+fn number_of_device(device: &DeviceId) -> u8 {
+    let first = device.hardware.split(' ').next().unwrap_or_default();
+    first.parse().expect("devices are numbered")
+}
+
 impl World {
     fn shape(self, rollout: u8) -> Shape {
         self.rollouts[usize::from(rollout)]
@@ -222,11 +228,6 @@ impl World {
             _ => device.to_string(),
         };
         DeviceId::from_hardware(&FamilyId::new(""), name)
-    }
-
-    fn number_of(self, device: &DeviceId) -> u8 {
-        let first = device.hardware.split(' ').next().unwrap_or_default();
-        first.parse().expect("devices are numbered")
     }
 
     fn plan(self, rollout: u8) -> Plan {
@@ -331,14 +332,16 @@ impl Explorer {
 
     /// One step of the fleet, and what it asks for.
     fn feed(&mut self, state: &mut State, event: Event, step_name: Step) {
-        let swallowed = match (self.world.broken, &event) {
-            (Broken::Stop, Event::Pause(_) | Event::Abort { .. } | Event::StopAll)
-            | (Broken::Exclude, Event::Exclude { .. })
-            | (Broken::Standing, Event::Standing { .. })
-            | (Broken::Time, Event::Tick) => true,
-            _ => false,
-        };
-        if swallowed {
+        let is_swallowed = matches!(
+            (self.world.broken, &event),
+            (
+                Broken::Stop,
+                Event::Pause(_) | Event::Abort { .. } | Event::StopAll
+            ) | (Broken::Exclude, Event::Exclude { .. })
+                | (Broken::Standing, Event::Standing { .. })
+                | (Broken::Time, Event::Tick)
+        );
+        if is_swallowed {
             return;
         }
         if self.world.broken == Broken::StoreFirst {
@@ -354,7 +357,7 @@ impl Explorer {
         for command in commands {
             match command {
                 Command::Start { id, device, n_pushes } => {
-                    let key = (number_of(id), self.world.number_of(&device));
+                    let key = (number_of(id), number_of_device(&device));
                     self.require_leave_to_begin(state, key, step_name);
                     let job = if state.may.kills > 0 {
                         Job::Asked { n_pushes }
@@ -367,9 +370,7 @@ impl Explorer {
                     state.jobs.insert(key, job);
                 }
                 Command::Recover { id, device } => {
-                    state
-                        .unsettled
-                        .insert((number_of(id), self.world.number_of(&device)));
+                    state.unsettled.insert((number_of(id), number_of_device(&device)));
                 }
                 // Any job may end as cancelled at any time, so whether it was asked to makes no difference here.
                 Command::Cancel { .. } => {}
@@ -540,12 +541,12 @@ impl Explorer {
         let (rollout, device) = key;
         let step = at("pushes", rollout, device);
         let mut pushed = state.clone();
-        let n_pushes = pushed.memories[usize::from(rollout)]
+        let counted = pushed.memories[usize::from(rollout)]
             .n_pushes
             .entry(device)
             .or_default();
-        *n_pushes += 1;
-        let holds = *n_pushes <= self.world.shape(rollout).max_pushes;
+        *counted += 1;
+        let holds = *counted <= self.world.shape(rollout).max_pushes;
         self.require(holds, "I8 no more pushes than permitted", step);
         let job = Job::Begun {
             n_pushed: n_pushed + 1,
@@ -1063,6 +1064,13 @@ const WIDE: Shape = Shape {
     ..BRIEF
 };
 
+/// Three, one after the other, and a halt with the first that fails.
+const ONE_FAILURE: Shape = Shape {
+    at_once: 1,
+    max_failures: 1,
+    ..WIDE
+};
+
 /// Two canaries of three.
 const TWO_CANARIES: Shape = Shape {
     members: &[(0, 0), (1, 0), (2, 1)],
@@ -1265,124 +1273,67 @@ fn stopping_everything_at_any_moment_breaks_no_invariant() {
 
 #[test]
 fn each_rule_that_is_taken_away_is_missed() {
-    let one_kill = Budget {
-        kills: 1,
-        ..NOTHING_HAPPENS
+    let world = |rollouts, may| World {
+        rollouts,
+        may,
+        ..WORLD
     };
+    let alone = |may| World {
+        rollouts: &[ALONE],
+        n_devices: 1,
+        may,
+        ..WORLD
+    };
+    let nothing = NOTHING_HAPPENS;
+    let kill = Budget { kills: 1, ..nothing };
+    let pause = Budget { pauses: 1, ..nothing };
+    let exclude = Budget {
+        excludes: 1,
+        ..nothing
+    };
+    let flip = Budget { flips: 1, ..nothing };
     let cases: [(Broken, World, &str); 13] = [
         (
             Broken::AtOnce,
-            World {
-                rollouts: &[WIDE],
-                ..WORLD
-            },
+            world(&[WIDE], nothing),
             "I5 no more at once than asked for",
         ),
         (Broken::OneJobPerDevice, UNGROUPED_RIVALS, "I5 one job per device"),
         (Broken::Groups, RIVALS, "I5 one job per group"),
         (
             Broken::Canary,
-            World {
-                rollouts: &[BRIEF],
-                ..WORLD
-            },
+            world(&[BRIEF], nothing),
             "nobody begins before the canaries have succeeded",
         ),
         (
             Broken::Halt,
-            World {
-                rollouts: &[Shape {
-                    at_once: 1,
-                    max_failures: 1,
-                    ..WIDE
-                }],
-                ..WORLD
-            },
+            world(&[ONE_FAILURE], nothing),
             "nothing begins after too many failures",
         ),
         (
             Broken::Stop,
-            World {
-                rollouts: &[BRIEF],
-                may: Budget {
-                    pauses: 1,
-                    ..NOTHING_HAPPENS
-                },
-                ..WORLD
-            },
+            world(&[BRIEF], pause),
             "I12 nothing begins after a stop",
         ),
         (
             Broken::Exclude,
-            World {
-                rollouts: &[BRIEF],
-                may: Budget {
-                    excludes: 1,
-                    ..NOTHING_HAPPENS
-                },
-                ..WORLD
-            },
+            world(&[BRIEF], exclude),
             "nothing begins on a device that was cancelled or excluded",
         ),
-        (
-            Broken::Pushes,
-            World {
-                rollouts: &[ALONE],
-                n_devices: 1,
-                ..WORLD
-            },
-            "I8 no more pushes than permitted",
-        ),
-        (
-            Broken::Tries,
-            World {
-                rollouts: &[ALONE],
-                n_devices: 1,
-                ..WORLD
-            },
-            "I2 no more tries than permitted",
-        ),
-        (
-            Broken::Settling,
-            World {
-                rollouts: &[ALONE],
-                n_devices: 1,
-                may: one_kill,
-                ..WORLD
-            },
-            "I5 one job per device",
-        ),
+        (Broken::Pushes, alone(nothing), "I8 no more pushes than permitted"),
+        (Broken::Tries, alone(nothing), "I2 no more tries than permitted"),
+        (Broken::Settling, alone(kill), "I5 one job per device"),
         (
             Broken::Standing,
-            World {
-                rollouts: &[BRIEF],
-                may: Budget {
-                    flips: 1,
-                    ..NOTHING_HAPPENS
-                },
-                ..WORLD
-            },
+            world(&[BRIEF], flip),
             "nothing begins on an absent device",
         ),
         (
             Broken::Time,
-            World {
-                rollouts: &[ALONE],
-                n_devices: 1,
-                ..WORLD
-            },
+            alone(nothing),
             "I2 every rollout ends: nothing more to do",
         ),
-        (
-            Broken::StoreFirst,
-            World {
-                rollouts: &[ALONE],
-                n_devices: 1,
-                may: one_kill,
-                ..WORLD
-            },
-            "I5 one job per device",
-        ),
+        (Broken::StoreFirst, alone(kill), "I5 one job per device"),
     ];
     for (broken, world, invariant) in cases {
         check_that_it_is_missed(World { broken, ..world }, invariant);

@@ -1,5 +1,6 @@
 //! What follows from what happened.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::counts::is_worth_another_try;
@@ -58,6 +59,7 @@ impl Fleet {
                         .map(|(device, &online)| (device.clone(), online))
                         .collect();
                     self.take_in(id, Rollout::new(plan));
+                    self.recount_all(id);
                     for (device, online) in heard {
                         self.hear(&device, online);
                     }
@@ -127,6 +129,7 @@ impl Fleet {
         }
     }
 
+    /// Takes a rollout in, without its counts.
     pub(super) fn take_in(&mut self, id: RolloutId, rollout: Rollout) {
         let n_members = u32::try_from(rollout.members.len()).unwrap_or(u32::MAX);
         for (idx, (member, standing)) in (0..n_members).zip(rollout.plan.members.iter().zip(&rollout.members))
@@ -142,15 +145,17 @@ impl Fleet {
                 self.occupy(id, member);
             }
         }
-        let devices: Vec<DeviceId> = rollout
-            .plan
-            .members
-            .iter()
-            .map(|member| member.device.clone())
-            .collect();
         self.rollouts.insert(id, rollout);
-        for (idx, device) in (0..n_members).zip(&devices) {
-            self.recount(id, idx, device);
+    }
+
+    /// Counts all members of a rollout that was taken in; of several, after all were.
+    pub(super) fn recount_all(&mut self, id: RolloutId) {
+        let Some(rollout) = self.rollouts.get(&id) else {
+            return;
+        };
+        let plan = Arc::clone(&rollout.plan);
+        for (idx, member) in (0..).zip(&plan.members) {
+            self.recount(id, idx, &member.device);
         }
     }
 
@@ -206,7 +211,7 @@ impl Fleet {
         let Some(rollout) = self.rollouts.get_mut(&id) else {
             return;
         };
-        let plan = std::sync::Arc::clone(&rollout.plan);
+        let plan = Arc::clone(&rollout.plan);
         let Some(member) = usize::try_from(idx).ok().and_then(|idx| plan.members.get(idx)) else {
             return;
         };
@@ -265,7 +270,7 @@ impl Fleet {
             return;
         }
         rollout.steer(|course| course.state = State::Aborted);
-        let plan = std::sync::Arc::clone(&rollout.plan);
+        let plan = Arc::clone(&rollout.plan);
         for (idx, member) in (0..).zip(&plan.members) {
             if self.leave(id, idx, Ended::Cancelled) {
                 commands.push(Command::Cancel {
@@ -335,7 +340,7 @@ impl Fleet {
                 continue;
             };
             rollout.steer(|course| course.idle_since = None);
-            let plan = std::sync::Arc::clone(&rollout.plan);
+            let plan = Arc::clone(&rollout.plan);
             for (idx, member) in (0..).zip(&plan.members) {
                 let Some(rollout) = self.rollouts.get(&id) else {
                     continue;

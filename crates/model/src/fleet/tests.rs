@@ -1,3 +1,5 @@
+mod simulation;
+
 use super::*;
 use crate::id::{FamilyId, Sha256};
 use crate::plan::{AtOnce, MaxFailures, Rules};
