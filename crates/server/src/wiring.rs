@@ -119,6 +119,7 @@ pub(crate) fn repository_settings(config: &Config) -> firmware::Settings {
             })
             .collect(),
         require_signature: config.policy.require_signature,
+        n_kept: usize::try_from(config.retention.downloads).unwrap_or(usize::MAX),
         ..firmware::Settings::default()
     }
 }

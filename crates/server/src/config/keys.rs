@@ -156,7 +156,6 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
             "signing_keys",
         ],
     ),
-    ("retention", &["downloads"]),
 ];
 
 /// The keys of a place; none where the owner chooses them.

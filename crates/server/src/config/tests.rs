@@ -820,13 +820,13 @@ fn a_key_that_nothing_comes_of_is_warned_of_by_its_name() {
     let told = text(
         "windows: { night: { start: \"02:00\", duration: 3h } }\n\
          mqtt: { broker: \"mqtts://b\", prefix: x, client_id: y, commands: null }\n\
-         policy: { canary: 2, auto_enroll: false }\nretention: { downloads: 3 }\n",
+         policy: { canary: 2, auto_enroll: false }\n",
     )
     .unwrap();
     let (_, keys) = told.split_once(": ").unwrap();
-    assert_eq!(keys, "windows, mqtt.prefix, policy.canary, retention.downloads.");
+    assert_eq!(keys, "windows, mqtt.prefix, policy.canary.");
     let with_effect = "server: { limits: { failed_logins_per_minute: 60, body_bytes: 4096, image_bytes: 65536 } }\n\
-         mqtt: { broker: \"mqtts://b\", cert: c.pem, key: k.pem }\nretention: { samples: 7d }\n";
+         mqtt: { broker: \"mqtts://b\", cert: c.pem, key: k.pem }\nretention: { downloads: 4 }\n";
     assert_eq!(text(with_effect), None);
 }
 
