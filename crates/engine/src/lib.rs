@@ -8,11 +8,13 @@ mod clock;
 mod lease;
 mod ledger;
 mod run;
+mod way;
 
 pub use clock::Clock;
 pub use lease::{Lease, LeaseError};
 pub use ledger::{MAX_FAILED_ANSWERS_A_DAY, NoAnswers};
 pub use run::{Finished, Report, RunError, Start, Stop, Work};
+pub use way::{LeftError, PutBack, Watcher, Way};
 
 use std::sync::Arc;
 

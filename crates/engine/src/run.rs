@@ -10,7 +10,7 @@ use model::job::{Act, Job, Order, Phase, Seen, next};
 use model::precheck::{Permits, Precheck, precheck};
 use model::progress::{Progress, PushPhase};
 use serde_json::{Value, json};
-use store::{Change, Event, JournalError, LeaseError, OpenJob};
+use store::{Change, Event, JournalError, LeaseError, OpenJob, StoreError};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -34,6 +34,8 @@ pub enum Stop {
 /// What happens while a job runs, for people.
 #[derive(Debug)]
 pub enum Report<'a> {
+    /// The job is in the journal, under this number.
+    Begun(JobId),
     /// The job entered another phase.
     Phase(&'a Job),
     /// Bytes of the image that have arrived.
@@ -97,6 +99,9 @@ pub enum RunError {
     /// The device's stored job cannot be read.
     #[error("reading the unfinished job {0} of the device")]
     Unreadable(JobId, #[source] serde_json::Error),
+    /// What is remembered of the device cannot be read; nothing was done.
+    #[error("reading what is remembered of the device: nothing was done")]
+    NoNotes(#[source] StoreError),
     /// Another process works on the device now.
     #[error("another process has taken over the device; this one has stopped")]
     Fenced,
@@ -129,7 +134,13 @@ impl Engine {
                 let event = Event::new("begun", &state, &self.holder.boot_id, now);
                 let id = self
                     .store
-                    .start_job(&lease.device, lease.epoch, job.order.image.sha256, &event)
+                    .start_job(
+                        &lease.device,
+                        lease.epoch,
+                        job.order.image.sha256,
+                        job.order.rollout,
+                        &event,
+                    )
                     .await
                     .map_err(fenced_or(RunError::NotStored))?;
                 (id, job, Seen::Begun)
@@ -154,6 +165,7 @@ impl Engine {
             unrecorded: None,
             cancel_seen,
         };
+        (run.work.report)(Report::Begun(id));
         let (job, act) = next(run.job.clone(), seen, now);
         run.job = job;
         run.go(act).await
@@ -425,6 +437,7 @@ impl Run<'_> {
             attempt: self.job.n_pushes,
             detail: &detail,
             finished,
+            outcome: if finished { self.job.outcome() } else { None },
             installed: record.as_ref().map_or(Change::Keep, Change::Set),
             undo: self.job.undo.as_ref().map_or(Change::Clear, Change::Set),
             ..Event::new(step, &state, &self.engine.holder.boot_id, self.engine.clock.now())

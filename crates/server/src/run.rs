@@ -14,17 +14,20 @@ use serde_json::json;
 use store::{ServerLockError, Store, default_folder};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::api::{self, Api, Reloaded};
 use crate::config::{self, Config};
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
+use crate::rollout::Rollouts;
 use crate::secrets::Sealer;
 use crate::settle;
 use crate::signals::{ends, hang_ups, watchdog};
-use crate::wiring::{api_parts, fleet_settings, listeners, open_repository, overlay, repository_settings};
+use crate::wiring::{
+    api_parts, fleet_settings, listeners, open_repository, overlay, repository_settings, rollout_policy,
+};
 
 /// How often the database is tidied and, once a day, backed up.
 const HOUSEKEEPING: Duration = Duration::from_hours(1);
@@ -96,6 +99,11 @@ impl ServeError {
             next_step: next_step.into(),
         }
     }
+
+    /// Something that was stored cannot be read.
+    fn unreadable(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::new(sentence(&chain(error)), "Look at it with: reflash doctor.")
+    }
 }
 
 /// Asks a running server for things that only it can do. Cloning shares it.
@@ -123,6 +131,7 @@ pub struct Server {
     site: Site,
     fleet: Fleet,
     repository: Repository,
+    rollouts: Rollouts,
     listeners: Vec<api::Listener>,
     api: Api,
     /// Ends the streams of events.
@@ -228,7 +237,7 @@ impl Server {
         let first_token = first_token(&store, &folder, &engine).await?;
         let stored = api::stored_settings(&store)
             .await
-            .map_err(|error| ServeError::new(sentence(&chain(&error)), "Look at it with: reflash doctor."))?;
+            .map_err(|error| ServeError::unreadable(&error))?;
         overlay(&mut config, &stored);
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
         let site = Site {
@@ -247,23 +256,27 @@ impl Server {
             fleet_settings(&config, &site),
         )
         .await
-        .map_err(|error| ServeError::new(sentence(&chain(&error)), "Look at it with: reflash doctor."))?;
+        .map_err(|error| ServeError::unreadable(&error))?;
+        let rollouts = Rollouts::load(
+            store.clone(),
+            engine.clone(),
+            fleet.clone(),
+            repository.clone(),
+            metrics.clone(),
+            rollout_policy(&config),
+        )
+        .await
+        .map_err(|error| ServeError::unreadable(&error))?;
         let (reloads, reloads_wanted) = mpsc::channel(4);
         let control = Control { reloads };
         let listeners = listeners(&config, &folder).await?;
-        let url = listeners.iter().find_map(api::Listener::address).map(|address| {
-            let scheme = if config.server.tls.is_some() {
-                "https"
-            } else {
-                "http"
-            };
-            format!("{scheme}://{address}")
-        });
+        let url = url_of(&listeners, &config);
         let cancel = CancellationToken::new();
         let api = Api::new(api_parts(
             &config,
             &fleet,
             &repository,
+            &rollouts,
             &store,
             &engine,
             metrics,
@@ -286,6 +299,7 @@ impl Server {
             site,
             fleet,
             repository,
+            rollouts,
             listeners,
             api,
             cancel,
@@ -328,6 +342,7 @@ impl Server {
             site,
             fleet,
             repository,
+            rollouts,
             listeners,
             api,
             cancel: streams,
@@ -359,11 +374,19 @@ impl Server {
             store.clone(),
             engine.clone(),
             fleet.clone(),
+            rollouts.clone(),
             cancel.clone(),
         ));
+        // What pushes need until their end, which comes after the server's.
+        let support = CancellationToken::new();
+        tasks.spawn(roll_out(
+            rollouts.clone(),
+            cancel.clone(),
+            support.clone().drop_guard(),
+        ));
         {
-            let (fleet, cancel) = (fleet.clone(), cancel.clone());
-            tasks.spawn(async move { fleet.run(cancel).await });
+            let (fleet, support) = (fleet.clone(), support.clone());
+            tasks.spawn(async move { fleet.run(support).await });
         }
         {
             let (repository, cancel) = (repository.clone(), cancel.clone());
@@ -381,13 +404,10 @@ impl Server {
             cancel.clone(),
         ));
         {
-            let cancel = cancel.clone();
+            let support = support.clone();
             tasks.spawn(async move {
                 // Whoever calls back at the end has nobody to talk to.
-                tokio::select! {
-                    () = cancel.cancelled() => {}
-                    () = callback => {}
-                }
+                support.run_until_cancelled(callback).await;
             });
         }
         let mut now = config;
@@ -396,7 +416,7 @@ impl Server {
                 () = cancel.cancelled() => break,
                 wanted = reloads.recv() => {
                     let Some(answer) = wanted else { break };
-                    let reloaded = reload(&mut now, &options, &store, &fleet, &repository, &site).await;
+                    let reloaded = reload(&mut now, &options, &store, (&fleet, &repository, &rollouts), &site).await;
                     let _ = answer.send(reloaded);
                 }
                 Some(ended) = tasks.join_next() => {
@@ -407,7 +427,7 @@ impl Server {
             }
         }
         while tasks.join_next().await.is_some() {}
-        drop((fleet, repository, engine));
+        drop((fleet, repository, rollouts, engine));
         if let Some(store) = Arc::into_inner(store) {
             store.close().await;
         }
@@ -471,13 +491,29 @@ async fn first_token(
     Ok(made.map(|first| (first.token, first.path)))
 }
 
+/// Where the API is reached over the network, if it is.
+fn url_of(listeners: &[api::Listener], config: &Config) -> Option<String> {
+    let address = listeners.iter().find_map(api::Listener::address)?;
+    let scheme = if config.server.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    Some(format!("{scheme}://{address}"))
+}
+
+/// Carries out rollouts; what they need is let go of when they have ended, however that was.
+async fn roll_out(rollouts: Rollouts, cancel: CancellationToken, support: DropGuard) {
+    rollouts.run(cancel).await;
+    drop(support);
+}
+
 /// Reads the configuration again and applies what can be applied while the server runs.
 async fn reload(
     now: &mut Config,
     options: &Options,
     store: &Store,
-    fleet: &Fleet,
-    repository: &Repository,
+    (fleet, repository, rollouts): (&Fleet, &Repository, &Rollouts),
     site: &Site,
 ) -> Result<Reloaded, String> {
     let mut read = match &options.config {
@@ -490,6 +526,7 @@ async fn reload(
     let changes = now.diff(&read);
     fleet.apply(fleet_settings(&read, site));
     repository.apply(repository_settings(&read));
+    rollouts.apply(rollout_policy(&read));
     let in_words = |needs_restart: bool| {
         let changes = changes
             .iter()

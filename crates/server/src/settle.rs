@@ -2,16 +2,12 @@
 //!
 //! Runs once after the start, before anything is scheduled (RELIABILITY.md section 5, 24).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use engine::{Engine, Lease, Report, Start, Stop, Work};
+use engine::{Engine, Lease, PutBack, Report, Stop, Watcher, Way};
 use model::chain::chain;
-use model::device::{Device, Hardware};
-use model::family::{Driver, Family, Notes, Target};
 use model::id::DeviceId;
 use model::precheck::Permits;
-use model::version::Versions;
 use serde_json::json;
 use store::Store;
 use tokio::sync::watch;
@@ -19,9 +15,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::fleet::Fleet;
+use crate::rollout::Rollouts;
 
 /// Settles everything that was left. Whatever cannot be settled now stays as it is, and the next command for its device does it.
-pub(crate) async fn settle(store: Arc<Store>, engine: Engine, fleet: Fleet, cancel: CancellationToken) {
+pub(crate) async fn settle(
+    store: Arc<Store>,
+    engine: Engine,
+    fleet: Fleet,
+    rollouts: Rollouts,
+    cancel: CancellationToken,
+) {
     let left = match left_behind(&store).await {
         Ok(left) => left,
         Err(error) => {
@@ -33,6 +36,10 @@ pub(crate) async fn settle(store: Arc<Store>, engine: Engine, fleet: Fleet, canc
         }
     };
     for device in left {
+        // Its rollout looks after it, and is told.
+        if rollouts.works_on(&device) {
+            continue;
+        }
         let span = tracing::info_span!("settle", %device);
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -53,7 +60,7 @@ async fn left_behind(store: &Store) -> Result<Vec<DeviceId>, store::StoreError> 
 }
 
 async fn settle_one(store: &Store, engine: &Engine, fleet: &Fleet, device: &DeviceId) {
-    let Some((family, address)) = fleet.way_to(device) else {
+    let Some(way) = fleet.way_to(device) else {
         tracing::warn!("the address of the device is not known; nothing is settled yet");
         return;
     };
@@ -65,7 +72,7 @@ async fn settle_one(store: &Store, engine: &Engine, fleet: &Fleet, device: &Devi
             return;
         }
     };
-    let result = settle_leased(store, engine, fleet, &lease, &*family, device, address).await;
+    let result = settle_leased(store, engine, &lease, &way).await;
     engine.release(lease).await;
     match result {
         Ok(Some(outcome)) => {
@@ -84,66 +91,28 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 async fn settle_leased(
     store: &Store,
     engine: &Engine,
-    fleet: &Fleet,
     lease: &Lease,
-    family: &dyn Family,
-    device: &DeviceId,
-    address: IpAddr,
+    way: &Way,
 ) -> Result<Option<model::outcome::Outcome>, Failure> {
     let mut outcome = None;
-    if let Some(open) = store.open_job(device).await? {
-        let image = store
-            .image(open.image, "")
-            .await?
+    if let Some(open) = store.open_job(&way.device.id).await? {
+        let image = engine
+            .image_of(&open, None)
+            .await
             .ok_or("the image of the interrupted update is not here any more")?;
-        let work = Work {
-            family,
-            driver: driver(store, engine, fleet, family, device, address).await?,
-            device: Device {
-                id: device.clone(),
-                address,
-                hardware: Hardware::default(),
-                slot_bytes: None,
-                versions: Versions::default(),
-            },
-            image: &image,
-            refusals: &[],
-            permits: &Permits::default(),
+        let watcher = Watcher {
             report: &|_: Report<'_>| {},
             stop: watch::channel(Stop::No).1,
         };
-        let finished = engine.run(lease, work, Start::Resume(open)).await?;
+        let finished = engine
+            .settle(lease, way, (open, &image), &Permits::default(), watcher)
+            .await?;
         outcome = finished.job.outcome().cloned();
     }
-    if let Some(undo) = store.pending_undo(device).await? {
-        let mut driver = driver(store, engine, fleet, family, device, address).await?;
-        driver.undo(&undo).await.map_err(|fault| fault.text)?;
-        store.clear_undo(device, lease.epoch()).await?;
-        tracing::info!(undo = undo.text, "put back");
+    match engine.put_back(lease, way).await? {
+        PutBack::Done(undo) => tracing::info!(undo = undo.text, "put back"),
+        PutBack::Still(undo) => return Err(format!("still to be put back: {}", undo.text).into()),
+        PutBack::Nothing => {}
     }
     Ok(outcome)
-}
-
-async fn driver(
-    store: &Store,
-    engine: &Engine,
-    fleet: &Fleet,
-    family: &dyn Family,
-    device: &DeviceId,
-    address: IpAddr,
-) -> Result<Box<dyn Driver>, store::StoreError> {
-    let notes = store
-        .device(device)
-        .await?
-        .map_or_else(Notes::default, |row| row.notes);
-    let (username, given_as) = fleet.login(device);
-    Ok(family.open(Target {
-        address,
-        given_as: given_as.unwrap_or_else(|| address.to_string()),
-        username,
-        secret: fleet.secret(device),
-        chip: None,
-        notes,
-        answers: engine.answers(device),
-    }))
 }

@@ -2,6 +2,8 @@
 //!
 //! Times are milliseconds since 1970 (UTC), sizes bytes, signal dBm; what is not known is `null`.
 
+mod rollouts;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -10,6 +12,8 @@ use model::firmware::State;
 use model::inventory::State as DeviceState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use rollouts::*;
 
 /// A device, as far as it is known.
 #[expect(

@@ -16,6 +16,7 @@ use crate::config::{self, Config};
 use crate::firmware::{self, Repository};
 use crate::fleet::{ConfiguredDevice, FamilySettings, Fleet, FleetSettings};
 use crate::metrics::Metrics;
+use crate::rollout::{Policy, Rollouts};
 use crate::run::{Control, ServeError};
 
 /// Lays the settings that were changed by the API over the configuration.
@@ -154,12 +155,29 @@ fn ways(config: &Config, block: &config::FamilyBlock) -> families::Ways {
     ways
 }
 
+/// What the configuration says of updates.
+pub(crate) fn rollout_policy(config: &Config) -> Policy {
+    Policy {
+        canary: config.policy.canary,
+        canary_soak: config.policy.canary_soak,
+        soak: config.policy.soak,
+        at_once: config.policy.at_once,
+        max_failures: config.policy.max_failures,
+        groups: config
+            .groups
+            .iter()
+            .map(|(name, group)| (name.clone(), group.at_once))
+            .collect(),
+    }
+}
+
 /// What the API is made of.
 #[expect(clippy::too_many_arguments, reason = "it brings everything together, once")]
 pub(crate) fn api_parts(
     config: &Config,
     fleet: &Fleet,
     repository: &Repository,
+    rollouts: &Rollouts,
     store: &Arc<Store>,
     engine: &Engine,
     metrics: Metrics,
@@ -185,6 +203,7 @@ pub(crate) fn api_parts(
         },
         fleet: fleet.clone(),
         repository: repository.clone(),
+        rollouts: rollouts.clone(),
         metrics,
         reload: Arc::new(move || {
             let control = control.clone();

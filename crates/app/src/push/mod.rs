@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Engine, Finished, Lease, LeaseError, Report, RunError, Start, Stop, Work};
+use engine::{
+    Engine, Finished, Lease, LeaseError, PutBack, Report, RunError, Start, Stop, Watcher, Way, Work,
+};
 use families::Ways;
 use model::chain::{chain, sentence};
 use model::device::{Device, Snapshot};
@@ -16,7 +18,7 @@ use model::family::{Answers, Family, Method, Notes, Target};
 use model::id::DeviceId;
 use model::image::{Image, ImageInfo, MAX_IMAGE_LEN_BYTES};
 use model::installed::Installed;
-use model::job::{Job, Order, Proof};
+use model::job::{Job, MAX_PUSHES, Order, Proof};
 use model::outcome::{Ending, Outcome, before_first_byte};
 use model::precheck::Permits;
 use net::Site;
@@ -215,31 +217,19 @@ impl Bench {
                 return Ok(of_job(settled, known.info.clone(), Vec::new()));
             }
         }
-        let notes = self.notes(&known.id).await?;
-        let mut driver = known
-            .family
-            .open(target(request, notes, self.engine.answers(&known.id)));
-        if let Some(undo) = self
-            .store
-            .pending_undo(&known.id)
-            .await
-            .map_err(|e| storing(&e))?
-        {
-            news(News::Settling {
-                what: undo.text.clone(),
-            });
-            if driver.undo(&undo).await.is_ok() {
-                self.store
-                    .clear_undo(&known.id, lease.epoch())
-                    .await
-                    .map_err(|e| storing(&e))?;
-            } else {
+        let way = way(request, known);
+        match self.engine.put_back(lease, &way).await {
+            Ok(PutBack::Nothing) => {}
+            Ok(PutBack::Done(undo)) => news(News::Settling { what: undo.text }),
+            Ok(PutBack::Still(undo)) => {
                 news(News::Warning(format!(
                     "Still to be put back at the device: {}.",
                     undo.text
                 )));
             }
+            Err(error) => return Err(storing(&error)),
         }
+        let mut driver = self.engine.driver(&way).await.map_err(|e| storing(&e))?;
         let snapshot = match &known.snapshot {
             Some(snapshot) => snapshot.clone(),
             None => match look(&mut *driver).await {
@@ -268,6 +258,8 @@ impl Bench {
             soak: request.soak,
             proof: request.proof,
             record,
+            rollout: None,
+            max_pushes: MAX_PUSHES,
         };
         let report = |report: Report<'_>| news(News::Job(report));
         let work = Work {
@@ -312,47 +304,48 @@ impl Bench {
             what: format!("look what became of the interrupted push (job {})", open.job),
         });
         let image = self
-            .store
-            .image(open.image, "")
+            .engine
+            .image_of(&open, Some(&request.image))
             .await
-            .map_err(|e| storing(&e))?
             .unwrap_or_else(|| request.image.clone());
-        let notes = self.notes(&known.id).await?;
-        let driver = known
-            .family
-            .open(target(request, notes, self.engine.answers(&known.id)));
-        let hardware = known
-            .snapshot
-            .as_ref()
-            .map(|snapshot| snapshot.hardware.clone())
-            .unwrap_or_default();
-        let device = Device {
-            id: known.id.clone(),
-            address: request.address,
-            hardware,
-            slot_bytes: request.slot_bytes,
-            versions: model::version::Versions::default(),
-        };
         let report = |report: Report<'_>| news(News::Job(report));
-        let work = Work {
-            family: &*known.family,
-            driver,
-            device,
-            image: &image,
-            refusals: &[],
-            permits: &request.permits,
+        let watcher = Watcher {
             report: &report,
             stop,
         };
         self.engine
-            .run(lease, work, Start::Resume(open))
+            .settle(
+                lease,
+                &way(request, known),
+                (open, &image),
+                &request.permits,
+                watcher,
+            )
             .await
             .map_err(|error| not_run(&error))
     }
+}
 
-    async fn notes(&self, id: &DeviceId) -> Result<Notes, Trouble> {
-        let row = self.store.device(id).await.map_err(|e| storing(&e))?;
-        Ok(row.map(|row| row.notes).unwrap_or_default())
+/// How the device is reached that the request means.
+fn way(request: &Request, known: &Known) -> Way {
+    let snapshot = known.snapshot.as_ref();
+    Way {
+        family: known.family.clone(),
+        device: Device {
+            id: known.id.clone(),
+            address: request.address,
+            hardware: snapshot
+                .map(|snapshot| snapshot.hardware.clone())
+                .unwrap_or_default(),
+            slot_bytes: request.slot_bytes,
+            versions: snapshot
+                .map(|snapshot| snapshot.versions.clone())
+                .unwrap_or_default(),
+        },
+        given_as: request.given_as.clone(),
+        username: request.username.clone(),
+        secret: request.secret.clone(),
+        chip: request.chip.clone(),
     }
 }
 
@@ -496,7 +489,7 @@ fn not_run(error: &RunError) -> Trouble {
     let next_step = match error {
         RunError::Left(_) => "Run the same command again: it looks first.",
         RunError::Fenced => "Look at what the other process has done.",
-        RunError::NotStored(_) => "Mend what the message names, then push again.",
+        RunError::NotStored(_) | RunError::NoNotes(_) => "Mend what the message names, then push again.",
         RunError::Unreadable(..) => "Use the reflash version that began the job.",
     };
     Trouble::new(Exit::Failed, sentence(&chain(error)), next_step)

@@ -7,6 +7,7 @@ mod arrive;
 mod commands;
 mod entry;
 mod error;
+mod known;
 mod look;
 mod offers;
 mod settings;
@@ -18,8 +19,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use engine::Engine;
-use model::family::Family;
+use engine::{Engine, Way};
 use model::id::DeviceId;
 use model::inventory::{Places, State as Standing};
 use net::Site;
@@ -38,6 +38,7 @@ use crate::views::{CoverageView, DeviceView, EventView, HealthView, NoteView, So
 
 pub use commands::{AddDevice, DeviceChange};
 pub use error::{FleetError, FleetErrorKind};
+pub(crate) use known::Known;
 pub use settings::{ConfiguredDevice, FamilySettings, FleetSettings};
 
 use entry::{Entry, Facts};
@@ -329,21 +330,22 @@ impl Fleet {
         settings.family(id.family.as_str())?.password.clone()
     }
 
-    /// The family of a device and where it was seen last.
-    pub(crate) fn way_to(&self, id: &DeviceId) -> Option<(Arc<dyn Family>, IpAddr)> {
-        let state = self.state();
-        let entry = state.entries.get(&id.key())?;
-        Some((entry.family.clone(), entry.row.address?))
-    }
-
-    /// The name to log in to a device with, and the host it was given as.
-    pub(crate) fn login(&self, id: &DeviceId) -> (Option<String>, Option<String>) {
+    /// How a device is reached where it was seen last; none where that is not known. Its password only as [`Fleet::secret`] gives it.
+    pub(crate) fn way_to(&self, id: &DeviceId) -> Option<Way> {
+        let secret = self.secret(id);
         let settings = self.settings();
         let state = self.state();
-        let row = state.entries.get(&id.key()).map(|entry| &entry.row);
-        let own = row.and_then(|row| row.username.clone());
+        let entry = state.entries.get(&id.key())?;
+        let address = entry.row.address?;
         let common = || settings.family(id.family.as_str())?.username.clone();
-        (own.or_else(common), row.and_then(|row| row.given_as.clone()))
+        Some(Way {
+            family: entry.family.clone(),
+            device: entry.device(),
+            given_as: entry.row.given_as.clone().unwrap_or_else(|| address.to_string()),
+            username: entry.row.username.clone().or_else(common),
+            secret,
+            chip: entry.row.chip.clone(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

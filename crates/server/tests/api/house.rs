@@ -22,6 +22,7 @@ use server::api::{
 use server::firmware::{Repository, Settings};
 use server::fleet::{FamilySettings, Fleet, FleetSettings};
 use server::metrics::Metrics;
+use server::rollout::{Policy, Rollouts};
 use server::secrets::Sealer;
 use store::{FleetRow, Store};
 use tempfile::TempDir;
@@ -97,6 +98,16 @@ impl House {
             store.put_fleet_row(&row(mac, host)).await.unwrap();
         }
         let (fleet, repository) = fleet(&store, folder.path()).await;
+        let rollouts = Rollouts::load(
+            Arc::clone(&store),
+            Engine::new(Arc::clone(&store)).unwrap(),
+            fleet.clone(),
+            repository.clone(),
+            Metrics::new(),
+            Policy::default(),
+        )
+        .await
+        .unwrap();
         let reloading = Arc::new(Reloading::default());
         let cancel = CancellationToken::new();
         let api = Api::new(Parts {
@@ -105,6 +116,7 @@ impl House {
             settings,
             fleet: fleet.clone(),
             repository,
+            rollouts,
             metrics: Metrics::new(),
             reload: {
                 let reloading = Arc::clone(&reloading);
