@@ -140,7 +140,8 @@ async fn pins_and_skips_come_and_go() {
     let none = house.device("DELETE", &skip, None).await.json();
     assert_eq!(none["skipped"], json!([]));
     for wrong in ["", " ", "a\u{1b}b", &"1".repeat(200)] {
-        check(&house.device("PUT", &pin, version(wrong)).await, 422, "version");
+        check(&house.device("PUT", &pin, version(wrong)).await, 422, "invalid");
+        check(&house.device("PUT", &skip, version(wrong)).await, 422, "invalid");
     }
 }
 
