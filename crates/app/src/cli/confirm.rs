@@ -15,6 +15,11 @@ pub(crate) struct Confirmation {
 }
 
 impl Confirmation {
+    /// With the answer of a command whose `--yes` means more than this.
+    pub(crate) fn new(yes: bool) -> Self {
+        Self { yes }
+    }
+
     /// Asks on a terminal; elsewhere `--yes` is needed. Anything but a yes is an error.
     pub(crate) fn ask(&self, question: &str, json: bool) -> Result<(), Trouble> {
         if self.yes {
