@@ -75,6 +75,10 @@ async fn wrong_usage_ends_with_64_and_a_hint() {
         ("completions tcsh", "zsh"),
         ("man", "--output"),
         ("backup restore", "<DIR>"),
+        (
+            "serve --managed --listen 127.0.0.1:0",
+            "cannot be used with '--listen",
+        ),
     ] {
         let ended = run(reflash(arguments.split_whitespace())).await;
         assert_eq!(ended.code, Some(64), "{arguments}: {ended:#?}");

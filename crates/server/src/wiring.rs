@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::Engine;
-use model::chain::chain;
+use model::chain::{chain, sentence};
 use net::Site;
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ use crate::config::{self, Config};
 use crate::firmware::{self, Repository};
 use crate::fleet::{ConfiguredDevice, FamilySettings, Fleet, FleetSettings};
 use crate::metrics::Metrics;
+use crate::rollout::{Policy, Rollouts};
 use crate::run::{Control, ServeError};
 
 /// Lays the settings that were changed by the API over the configuration.
@@ -140,7 +141,7 @@ pub(crate) async fn open_repository(
         repository_settings(config),
     )
     .await
-    .map_err(|error| ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor."))
+    .map_err(|error| ServeError::new(sentence(&chain(&error)), "Look at it with: reflash doctor."))
 }
 
 /// The ways to the devices of a family.
@@ -152,12 +153,29 @@ fn ways(config: &Config, block: &config::FamilyBlock) -> families::Ways {
     ways
 }
 
+/// What the configuration says of updates.
+pub(crate) fn rollout_policy(config: &Config) -> Policy {
+    Policy {
+        canary: config.policy.canary,
+        canary_soak: config.policy.canary_soak,
+        soak: config.policy.soak,
+        at_once: config.policy.at_once,
+        max_failures: config.policy.max_failures,
+        groups: config
+            .groups
+            .iter()
+            .map(|(name, group)| (name.clone(), group.at_once))
+            .collect(),
+    }
+}
+
 /// What the API is made of.
 #[expect(clippy::too_many_arguments, reason = "it brings everything together, once")]
 pub(crate) fn api_parts(
     config: &Config,
     fleet: &Fleet,
     repository: &Repository,
+    rollouts: &Rollouts,
     store: &Arc<Store>,
     engine: &Engine,
     metrics: Metrics,
@@ -180,6 +198,7 @@ pub(crate) fn api_parts(
         },
         fleet: fleet.clone(),
         repository: repository.clone(),
+        rollouts: rollouts.clone(),
         metrics,
         reload: Arc::new(move || {
             let control = control.clone();
@@ -193,7 +212,7 @@ pub(crate) fn api_parts(
 pub(crate) async fn listeners(config: &Config, folder: &Path) -> Result<Vec<api::Listener>, ServeError> {
     let failed = |error: &dyn std::error::Error| {
         ServeError::new(
-            format!("{}.", chain(error)),
+            sentence(&chain(error)),
             "Set server.listen or server.tls in the configuration.",
         )
     };

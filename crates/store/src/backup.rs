@@ -306,11 +306,17 @@ fn put_aside(folder: &Path) -> io::Result<Option<PathBuf>> {
 }
 
 fn new_aside(folder: &Path) -> io::Result<PathBuf> {
+    let aside = next_aside(folder)?;
+    folder::make(&aside)?;
+    Ok(aside)
+}
+
+/// The folder in a state folder into which the next restore will put what it replaces.
+pub fn next_aside(state: &Path) -> io::Result<PathBuf> {
     let mut nth = 1_u32;
     loop {
-        let aside = folder.join(format!("replaced-{nth}"));
+        let aside = state.join(format!("replaced-{nth}"));
         if !fs::exists(&aside)? {
-            folder::make(&aside)?;
             return Ok(aside);
         }
         nth += 1;

@@ -64,6 +64,37 @@ pub struct FleetRow {
     pub notes: Notes,
 }
 
+impl FleetRow {
+    /// A device nobody has heard of before `first_seen_ms`, milliseconds since 1970.
+    pub fn new(id: DeviceId, first_seen_ms: i64) -> Self {
+        Self {
+            id,
+            address: None,
+            given_as: None,
+            name: None,
+            sources: Vec::new(),
+            first_seen_ms,
+            seen_ms: None,
+            enrolled_ms: None,
+            enrolled_by: None,
+            snapshot: None,
+            online: false,
+            restarts: 0,
+            tags: Vec::new(),
+            group: None,
+            pinned: None,
+            skipped: Vec::new(),
+            username: None,
+            sealed_password: None,
+            chip: None,
+            slot_bytes: None,
+            ota_wanted: None,
+            installed: None,
+            notes: Notes::default(),
+        }
+    }
+}
+
 /// How many devices are read at once.
 const N_AT_ONCE: i64 = 64;
 

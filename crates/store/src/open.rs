@@ -485,7 +485,7 @@ mod tests {
         }
         close(opened).await;
         let opened = open(folder.path(), ALL).await.unwrap();
-        assert_eq!(versions(&opened).await, [1, 2]);
+        assert_eq!(versions(&opened).await, [1, 2, 3]);
         let rows: Vec<(String, i64, i64, Option<i64>, String, bool)> = sqlx::query_as(
             "select id, number, first_seen_ms, enrolled_ms, tags, removed from device order by id",
         )

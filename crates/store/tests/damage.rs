@@ -61,7 +61,7 @@ async fn write_job(store: &Store, name: &str, n_events: i64) {
     let grant = store.acquire_lease(&id(name), &holder, 1, process_is_alive).await;
     let epoch = grant.unwrap().epoch();
     let job = store
-        .start_job(&id(name), epoch, *DIGEST, &event("look", &json!(1)))
+        .start_job(&id(name), epoch, *DIGEST, None, &event("look", &json!(1)))
         .await
         .unwrap();
     for seq in 2..=n_events {
@@ -407,7 +407,7 @@ async fn child_writes_events_until_it_is_killed() {
     let grant = store.acquire_lease(&id("a"), &holder, 77, process_is_alive).await;
     let epoch = grant.unwrap().epoch();
     let job = store
-        .start_job(&id("a"), epoch, *DIGEST, &event("look", &json!(1)))
+        .start_job(&id("a"), epoch, *DIGEST, None, &event("look", &json!(1)))
         .await;
     let job = job.unwrap();
     println!("\nseq 1");
@@ -477,7 +477,10 @@ async fn child_on_a_full_disk() {
     let epoch = grant.unwrap().epoch();
     let state = json!("x".repeat(3_000));
     let first = event("look", &state);
-    let job = store.start_job(&id("a"), epoch, *DIGEST, &first).await.unwrap();
+    let job = store
+        .start_job(&id("a"), epoch, *DIGEST, None, &first)
+        .await
+        .unwrap();
     fill(&folder);
     let mut n_events = 1;
     let error = loop {
@@ -578,7 +581,7 @@ async fn child_writes_until_a_write_fails() {
         return;
     };
     let (epoch, first) = (grant.epoch(), event("look", &Value::Null));
-    let Ok(job) = store.start_job(&id("a"), epoch, *DIGEST, &first).await else {
+    let Ok(job) = store.start_job(&id("a"), epoch, *DIGEST, None, &first).await else {
         println!("not begun");
         return;
     };

@@ -38,7 +38,7 @@ async fn job(store: &Store, hardware: &str, image: &[u8], wall_ms: i64) -> JobId
         ..event("look", &Value::Null)
     };
     let job = store
-        .start_job(&id(hardware), epoch, Sha256::of(image), &first)
+        .start_job(&id(hardware), epoch, Sha256::of(image), None, &first)
         .await
         .unwrap();
     let last = Event {
@@ -131,7 +131,7 @@ async fn old_jobs_go_but_the_way_back_the_open_and_the_latest_stay() {
         ..event("look", &Value::Null)
     };
     let open_job = store
-        .start_job(&id("b"), epoch + 1, Sha256::of(b"x"), &first)
+        .start_job(&id("b"), epoch + 1, Sha256::of(b"x"), None, &first)
         .await
         .unwrap();
     store.remove_device(&id("gone")).await.unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use model::chain::chain;
+use model::chain::{chain, sentence};
 use model::id::Sha256;
 use reqwest::header::{self, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
@@ -506,20 +506,8 @@ impl Client {
         let told = problem.and_then(|problem| problem.next_step);
         let told = told.filter(|next_step| !next_step.is_empty() && status != StatusCode::UNAUTHORIZED);
         let next_step = told.unwrap_or_else(|| usual.to_owned());
-        Trouble::new(exit, as_sentence(&what), as_sentence(&next_step))
+        Trouble::new(exit, sentence(&what), sentence(&next_step))
     }
-}
-
-/// With a capital letter and a full stop, as our own texts have them.
-fn as_sentence(text: &str) -> String {
-    let text = text.trim();
-    let mut chars = text.chars();
-    let mut sentence: String = chars.next().into_iter().flat_map(char::to_uppercase).collect();
-    sentence.push_str(chars.as_str());
-    if !sentence.ends_with(['.', '!', '?', '…', ':']) {
-        sentence.push('.');
-    }
-    sentence
 }
 
 /// The first cause of this kind, also inside an error of the system.

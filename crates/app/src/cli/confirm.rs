@@ -20,6 +20,11 @@ impl Confirmation {
         Self { yes }
     }
 
+    /// Whether nobody is to be asked.
+    pub(crate) fn is_given(&self) -> bool {
+        self.yes
+    }
+
     /// Asks on a terminal; elsewhere `--yes` is needed. Anything but a yes is an error.
     pub(crate) fn ask(&self, question: &str, json: bool) -> Result<(), Trouble> {
         if self.yes {

@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use families::Ways;
+use model::chain::chain;
 use net::{Callback, Dialer, Networks, Site, TcpOptions};
 use serde_json::json;
 use server::config::{Certificate, Config, Flag, Tls};
 use store::{ServerLockError, Store};
 
+use super::serve::beside_the_data;
 use super::{say, say_json, show};
 use crate::error::{Exit, Trouble};
 
@@ -42,7 +44,7 @@ const REFUSAL_WAIT: Duration = Duration::from_secs(2);
     Example:\n  reflash doctor --config /etc/reflash/reflash.yaml"
 )]
 pub(crate) struct DoctorArguments {
-    /// The configuration; without it the defaults are looked at.
+    /// The configuration; otherwise reflash.yaml in the data folder, if it is there, as the server does it.
     #[arg(long, value_name = "F")]
     config: Option<PathBuf>,
     /// The data folder, where it is not the one of the configuration.
@@ -125,7 +127,11 @@ pub(crate) async fn run(arguments: DoctorArguments) -> Result<Exit, Trouble> {
     // Asking the broker may need it; whoever was quicker chose the same.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut checks = Checks::default();
-    let config = configuration(&mut checks, arguments.config.as_deref());
+    // As `reflash serve` finds it.
+    let path = arguments
+        .config
+        .or_else(|| beside_the_data(arguments.data.as_deref()));
+    let config = configuration(&mut checks, path.as_deref());
     // Without a configuration that can be read, the rest is looked at as if there were none.
     let config = config.unwrap_or_default();
     let folder = arguments
@@ -181,7 +187,7 @@ fn configuration(checks: &mut Checks, path: Option<&Path>) -> Option<Config> {
         None => {
             checks.ok(
                 "configuration",
-                "No file is named with --config, so the defaults hold.",
+                "None is named with --config, and no reflash.yaml is in the data folder, so the defaults hold.",
             );
             Config::default()
         }
@@ -746,17 +752,6 @@ fn feeds(checks: &mut Checks, config: &Config) {
             }
         }
     }
-}
-
-/// An error and what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

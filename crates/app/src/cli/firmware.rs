@@ -622,6 +622,10 @@ fn listed(list: &FirmwareListView, arguments: &ListArguments) -> String {
         for note in folder.ignored.iter().take(N_IGNORED_SHOWN) {
             text = text + "  " + &wrapped(&safe(&note.text), 2, WIDTH) + "\n";
         }
+        let n_more = folder.ignored.len().saturating_sub(N_IGNORED_SHOWN);
+        if n_more > 0 {
+            let _ = writeln!(text, "  and {n_more} more");
+        }
     }
     text
 }

@@ -32,8 +32,9 @@ mod usage;
 mod wanted;
 mod watch;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand};
 
@@ -131,7 +132,7 @@ pub(crate) fn main() -> ExitCode {
     let arguments = device::with_tags_to_remove(std::env::args_os());
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return usage::tell(&error, arguments.into_iter().skip(1)).into(),
+        Err(error) => return with_unsaid(usage::tell(&error, arguments.into_iter().skip(1))).into(),
     };
     log();
     raise_file_limit();
@@ -147,8 +148,8 @@ pub(crate) fn main() -> ExitCode {
         (None, Command::Man(arguments)) => completions::man(arguments),
         (None, _) => in_runtime(cli.command),
     };
-    exit.unwrap_or_else(|trouble| if json { tell_json(&trouble) } else { tell(&trouble) })
-        .into()
+    let exit = exit.unwrap_or_else(|trouble| if json { tell_json(&trouble) } else { tell(&trouble) });
+    with_unsaid(exit).into()
 }
 
 fn in_runtime(command: Command) -> Result<Exit, Trouble> {
@@ -184,11 +185,45 @@ fn in_runtime(command: Command) -> Result<Exit, Trouble> {
     })
 }
 
-/// Says something on standard output. An error means that nobody reads it any more.
-fn say(text: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+/// Why something that was said did not arrive, though somebody wants it.
+///
+/// It is kept here, and not returned through every command, so that none can forget it.
+static UNSAID: OnceLock<io::Error> = OnceLock::new();
+
+/// Says something on standard output. An error means that it did not arrive; only whoever says more needs to look at it.
+fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let said = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    said.map_err(arrived_not)
+}
+
+/// Keeps in mind that something did not arrive. A reader that is gone has had enough, and nothing is wrong with that.
+fn arrived_not(error: io::Error) -> io::Error {
+    let kind = error.kind();
+    if kind == io::ErrorKind::BrokenPipe {
+        return error;
+    }
+    let _ = UNSAID.set(error);
+    kind.into()
+}
+
+/// How it ends when not everything that was said has arrived: whoever waits for it must not take it for nothing.
+fn with_unsaid(exit: Exit) -> Exit {
+    match UNSAID.get() {
+        None => exit,
+        Some(error) => {
+            let trouble = Trouble::new(
+                if matches!(exit, Exit::Done | Exit::Nothing) {
+                    Exit::Failed
+                } else {
+                    exit
+                },
+                format!("The result could not be written: {error}."),
+                "Make room where standard output goes; what the command does apart from telling is done.",
+            );
+            tell(&trouble)
+        }
+    }
 }
 
 /// Says one JSON value on standard output.
@@ -213,7 +248,7 @@ fn tell(trouble: &Trouble) -> Exit {
     // What is told may hold names of files, which may hold anything.
     let (what, next_step) = (show::safe(&trouble.what), show::safe(&trouble.next_step));
     // A reader that is gone must not turn an error into a crash.
-    let _ = writeln!(std::io::stderr(), "error: {what}\n  next: {next_step}");
+    let _ = writeln!(io::stderr(), "error: {what}\n  next: {next_step}");
     trouble.exit
 }
 
@@ -232,8 +267,8 @@ fn log() {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .init();
 }
 

@@ -451,6 +451,7 @@ impl Screen {
                 );
             }
             News::Warning(text) => self.line("warning", &show::safe(text)),
+            News::Job(Report::Begun(_)) => {}
             News::Job(Report::Phase(job)) => {
                 self.bar
                     .set_message(format!("{}…", phase_words(job.phase.name())));

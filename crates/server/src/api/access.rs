@@ -206,6 +206,43 @@ pub const TABLE: &[Access] = &[
         "firmware.notes",
     ),
     read("/api/v1/firmware/{sha256}/image", Operator),
+    // plans, rollouts, jobs
+    patiently(change(Method::POST, "/api/v1/plans", Viewer, "plan"), DEVICE),
+    read("/api/v1/rollouts", Viewer),
+    patiently(
+        change(Method::POST, "/api/v1/rollouts", Operator, "rollout.create"),
+        DEVICE,
+    ),
+    change(Method::POST, "/api/v1/rollouts/stop", Operator, "rollout.stop"),
+    read("/api/v1/rollouts/{id}", Viewer),
+    change(
+        Method::POST,
+        "/api/v1/rollouts/{id}/pause",
+        Operator,
+        "rollout.pause",
+    ),
+    change(
+        Method::POST,
+        "/api/v1/rollouts/{id}/resume",
+        Operator,
+        "rollout.resume",
+    ),
+    change(
+        Method::POST,
+        "/api/v1/rollouts/{id}/abort",
+        Operator,
+        "rollout.abort",
+    ),
+    change(
+        Method::POST,
+        "/api/v1/rollouts/{id}/devices/{device}/cancel",
+        Operator,
+        "rollout.cancel",
+    ),
+    read("/api/v1/jobs/{id}", Viewer),
+    change(Method::POST, "/api/v1/jobs/{id}/cancel", Operator, "job.cancel"),
+    read("/api/v1/history", Viewer),
+    read("/api/v1/stats", Viewer),
     // the server itself
     read("/api/v1/settings", Viewer),
     change(Method::PATCH, "/api/v1/settings", Admin, "settings.change"),

@@ -1,7 +1,7 @@
 //! Devices: listed, shown, added, enrolled, changed.
 
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, Json};
 use http::StatusCode;
 use secrecy::SecretString;
@@ -162,7 +162,7 @@ async fn add_device(
         target: Some(device.id.clone()),
         detail: json!({ "host": host }),
     };
-    Ok(with(audited, (StatusCode::CREATED, Json(device)).into_response()))
+    Ok(audited.with((StatusCode::CREATED, Json(device))))
 }
 
 /// Devices to be enrolled.
@@ -193,7 +193,7 @@ async fn enroll_devices(
     let devices = api.fleet.enroll(&request.devices, &identity.actor).await?;
     let ids: Vec<_> = devices.iter().map(|device| device.id.clone()).collect();
     let audited = Audited::detail(json!({ "devices": ids }));
-    Ok(with(audited, Json(devices).into_response()))
+    Ok(audited.with(Json(devices)))
 }
 
 /// One device.
@@ -280,7 +280,7 @@ async fn remove_device(
         target: Some(device.id),
         detail: json!({ "name": device.name }),
     };
-    Ok(with(audited, StatusCode::NO_CONTENT.into_response()))
+    Ok(audited.with(StatusCode::NO_CONTENT))
 }
 
 /// Enrols one device: from now on it may get a password answer and an image.
@@ -342,7 +342,7 @@ async fn set_ota(
         target: Some(device.id.clone()),
         detail: json!({ "enabled": request.enabled }),
     };
-    Ok(with(audited, Json(device).into_response()))
+    Ok(audited.with(Json(device)))
 }
 
 /// A version, or a digest of an image.
@@ -501,7 +501,7 @@ async fn set_password(
         target: Some(id),
         detail: json!({ "set": is_set }),
     };
-    Ok(with(audited, StatusCode::NO_CONTENT.into_response()))
+    Ok(audited.with(StatusCode::NO_CONTENT))
 }
 
 /// Which device takes another one's place.
@@ -531,7 +531,7 @@ async fn replace_device(
         target: Some(old),
         detail: json!({ "by": device.id }),
     };
-    Ok(with(audited, Json(device).into_response()))
+    Ok(audited.with(Json(device)))
 }
 
 /// Which looks.
@@ -586,7 +586,7 @@ async fn changed(
     change: DeviceChange,
     identity: &Identity,
 ) -> Result<Response, Failure> {
-    let audited = json!({
+    let mut audited = json!({
         "name": change.name,
         "tags": change.tags,
         "group": change.group,
@@ -597,7 +597,6 @@ async fn changed(
         "username_changed": change.username.as_ref().map(|_| true),
     });
     let device = api.fleet.change(id, change, &identity.actor).await?;
-    let mut audited = audited;
     if let Some(fields) = audited.as_object_mut() {
         fields.retain(|_, value| !value.is_null());
     }
@@ -605,14 +604,9 @@ async fn changed(
         target: Some(device.id.clone()),
         detail: audited,
     };
-    Ok(with(audited, Json(device).into_response()))
+    Ok(audited.with(Json(device)))
 }
 
 fn shown(device: DeviceView) -> Response {
-    with(Audited::target(&device.id), Json(device).into_response())
-}
-
-fn with(audited: Audited, mut response: Response) -> Response {
-    response.extensions_mut().insert(audited);
-    response
+    Audited::target(&device.id).with(Json(device))
 }

@@ -65,6 +65,13 @@ impl Audited {
     pub(crate) fn detail(detail: Value) -> Self {
         Self { target: None, detail }
     }
+
+    /// An answer that is written down like this.
+    pub(crate) fn with(self, answer: impl IntoResponse) -> Response {
+        let mut response = answer.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
 }
 
 /// Marks an answer that is shown once and never stored.

@@ -16,6 +16,7 @@ mod listen;
 mod openapi;
 mod pace;
 mod problem;
+mod rollouts;
 mod sessions;
 mod settings;
 mod system;
@@ -41,6 +42,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
+use crate::rollout::Rollouts;
 
 pub use access::{Access, Least, TABLE, Takes};
 pub use audit::{AuditCheckView, AuditView};
@@ -113,6 +115,8 @@ pub struct Parts {
     pub fleet: Fleet,
     /// The firmware.
     pub repository: Repository,
+    /// The rollouts.
+    pub rollouts: Rollouts,
     /// What is counted.
     pub metrics: Metrics,
     /// Reads the configuration again.
@@ -201,6 +205,7 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(settings::routes())
         .merge(devices::routes())
         .merge(firmware::routes())
+        .merge(rollouts::routes())
         .merge(events::routes())
         .merge(audit::routes())
         .merge(tokens::routes())

@@ -133,7 +133,7 @@ impl Fleet {
         let now = Instant::now();
         let mut next = now + MAX_SLEEP;
         for (key, entry) in &self.state().entries {
-            if entry.looking {
+            if entry.looking || entry.held {
                 continue;
             }
             if entry.next_look > now + SOON {
@@ -165,7 +165,7 @@ impl Fleet {
             let Some(entry) = state.entries.get_mut(&key) else {
                 continue;
             };
-            if entry.looking || entry.next_look > now + SOON {
+            if entry.looking || entry.held || entry.next_look > now + SOON {
                 continue;
             }
             let Some(family) = settings.family(entry.row.id.family.as_str()) else {

@@ -7,6 +7,7 @@ mod arrive;
 mod commands;
 mod entry;
 mod error;
+mod known;
 mod look;
 mod offers;
 mod settings;
@@ -37,6 +38,7 @@ use crate::views::{CoverageView, DeviceView, EventView, HealthView, NoteView, So
 
 pub use commands::{AddDevice, DeviceChange};
 pub use error::{FleetError, FleetErrorKind};
+pub(crate) use known::Known;
 pub use settings::{ConfiguredDevice, FamilySettings, FleetSettings};
 
 use entry::{Entry, Facts};

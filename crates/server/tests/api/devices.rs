@@ -140,6 +140,36 @@ async fn pins_and_skips_come_and_go() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chip_is_one_that_is_known_in_any_spelling() {
+    let house = House::new().await;
+    let set = async |chip: Value| {
+        house
+            .device("PATCH", LIVING_ROOM, Some(json!({ "chip": chip })))
+            .await
+    };
+    for wrong in ["foo", "esp33", "", "8266", "esp32c65"] {
+        let refused = set(json!(wrong)).await;
+        check(&refused, 422, "invalid");
+        let next_step = refused.json()["next_step"].to_string();
+        assert!(
+            next_step.contains("esp32, ") && next_step.contains("esp32c6, "),
+            "{next_step}"
+        );
+    }
+    let added = json!({ "host": "192.0.2.9", "family": "ir-remote", "chip": "foo" });
+    check(
+        &house.post(&house.admin, "/api/v1/devices", &added).await,
+        422,
+        "invalid",
+    );
+    assert_eq!(set(json!("ESP32-C3")).await.status, 200);
+    let rows = house.store.fleet().await.unwrap();
+    let row = rows.iter().find(|row| row.id.key() == LIVING_ROOM).unwrap();
+    assert_eq!(row.chip.as_deref(), Some("esp32c3"));
+    assert_eq!(set(Value::Null).await.status, 200);
+}
+
 /// RELIABILITY.md T30.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_password_goes_in_and_never_comes_out() {
