@@ -40,6 +40,8 @@ pub struct Fleet {
     rollouts: BTreeMap<RolloutId, Rollout>,
     /// Open members of each device.
     members_of: BTreeMap<DeviceId, Vec<(RolloutId, u32)>>,
+    /// Whether each device answers, of those that were told of: it may be in no rollout yet.
+    heard: BTreeMap<DeviceId, bool>,
     /// The rollout whose job runs on each device.
     busy: BTreeMap<DeviceId, RolloutId>,
     /// The rollouts of the jobs that run in each group, one entry per job.
@@ -234,7 +236,7 @@ pub enum Event {
     StopAll,
     /// One member is to be left as it is.
     Cancel(RolloutId, DeviceId),
-    /// A device answers, or no longer does.
+    /// A device answers, or no longer does. It is remembered, also of devices that are in no rollout.
     Standing {
         /// The device.
         device: DeviceId,
@@ -342,6 +344,10 @@ impl Fleet {
         };
         for (id, rollout) in rollouts {
             fleet.take_in(id, rollout);
+        }
+        let ids: Vec<RolloutId> = fleet.rollouts.keys().copied().collect();
+        for id in ids {
+            fleet.recount_all(id);
         }
         fleet
     }

@@ -11,7 +11,9 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
 use crate::error::{BackupError, RestoreError, StoreError, StoreErrorKind, kind_of};
 use crate::images::blocking;
-use crate::open::{DATABASE, LOCK, RESTORING, USERS, create_private, is_full, options, remove, with_suffix};
+use crate::open::{
+    DATABASE, LOCK, RESTORING, USERS, create_private, is_full, options, remove, schema_is_text, with_suffix,
+};
 use crate::{Store, folder, migrations};
 
 /// Where the daily back-ups lie in the state folder.
@@ -264,6 +266,9 @@ async fn check_with(connection: &mut SqliteConnection) -> Result<i64, Unfit> {
         .map_err(Unfit::Failed)?;
     if first != "ok" {
         return Err(Unfit::Damaged(first.into()));
+    }
+    if !schema_is_text(&mut *connection).await.map_err(Unfit::Failed)? {
+        return Err(Unfit::Damaged("its schema is no text".into()));
     }
     let n_ours: i64 = sqlx::query_scalar("select count(*) from sqlite_schema where name = 'schema_version'")
         .fetch_one(&mut *connection)

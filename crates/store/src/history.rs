@@ -90,6 +90,23 @@ macro_rules! select_job {
     };
 }
 
+// A text for each way to ask, so that each goes along its index: the table itself, `job_device`, `job_rollout`, `job_ended`.
+const JOBS: &str = select_job!("where job.job < $1 and job.started_ms >= $2 order by job.job desc limit $3");
+const JOBS_OF_DEVICE: &str = select_job!(
+    "where job.job < $1 and job.started_ms >= $2 and job.device = $4 order by job.job desc limit $3"
+);
+const JOBS_OF_ROLLOUT: &str = select_job!(
+    "where job.job < $1 and job.started_ms >= $2 and job.rollout = $4 order by job.job desc limit $3"
+);
+const JOBS_OF_BOTH: &str = select_job!(
+    "where job.job < $1 and job.started_ms >= $2 and job.device = $4 and job.rollout = $5 \
+     order by job.job desc limit $3"
+);
+const TRIES: &str = select_job!("where job.device = $1 and job.rollout = $2 order by job.job");
+const COUNTS: &str = "select family, job.image, job.ending, count(*) as n_jobs from job join device on device.id = job.device \
+     where job.ended_ms >= $1 and job.ending is not null \
+     group by family, job.image, job.ending order by family, job.image, job.ending";
+
 impl Store {
     /// A job and its state after its last event; none where it was never begun or was removed for its age.
     pub async fn job_row(&self, job: JobId) -> Result<Option<(JobRow, Value)>, StoreError> {
@@ -108,23 +125,11 @@ impl Store {
     /// A page of the jobs, the newest first.
     pub async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
         const DOING: &str = "reading the history of jobs";
-        // A text for each way to ask, so that each has its index: `job_device`, `job_rollout`, or the table itself.
         let sql = match (&filter.device, filter.rollout) {
-            (None, None) => {
-                select_job!("where job.job < $1 and job.started_ms >= $2 order by job.job desc limit $3")
-            }
-            (Some(_), None) => select_job!(
-                "where job.job < $1 and job.started_ms >= $2 and job.device = $4 \
-                 order by job.job desc limit $3"
-            ),
-            (None, Some(_)) => select_job!(
-                "where job.job < $1 and job.started_ms >= $2 and job.rollout = $4 \
-                 order by job.job desc limit $3"
-            ),
-            (Some(_), Some(_)) => select_job!(
-                "where job.job < $1 and job.started_ms >= $2 and job.device = $4 and job.rollout = $5 \
-                 order by job.job desc limit $3"
-            ),
+            (None, None) => JOBS,
+            (Some(_), None) => JOBS_OF_DEVICE,
+            (None, Some(_)) => JOBS_OF_ROLLOUT,
+            (Some(_), Some(_)) => JOBS_OF_BOTH,
         };
         let mut query = sqlx::query(sql)
             .bind(filter.before.map_or(i64::MAX, |before| before.0))
@@ -146,31 +151,25 @@ impl Store {
     /// The jobs of a device in a rollout, the oldest first: how many tries and pushes it had.
     pub async fn jobs_of(&self, rollout: RolloutId, device: &DeviceId) -> Result<Vec<JobRow>, StoreError> {
         const DOING: &str = "reading the jobs of a device in a rollout";
-        sqlx::query(select_job!(
-            "where job.device = $1 and job.rollout = $2 order by job.job"
-        ))
-        .bind(key(device))
-        .bind(rollout.0)
-        .fetch_all(self.readers())
-        .await
-        .and_then(|rows| rows.iter().map(job_row).collect())
-        .map_err(|source| StoreError::new(DOING, source))
+        sqlx::query(TRIES)
+            .bind(key(device))
+            .bind(rollout.0)
+            .fetch_all(self.readers())
+            .await
+            .and_then(|rows| rows.iter().map(job_row).collect())
+            .map_err(|source| StoreError::new(DOING, source))
     }
 
     /// How the jobs ended that had their last event at this moment or later: of each family and image, each word and
     /// how often.
     pub async fn outcome_counts(&self, since_ms: i64) -> Result<Vec<OutcomeCount>, StoreError> {
         const DOING: &str = "counting how jobs ended";
-        sqlx::query(
-            "select family, job.image, job.ending, count(*) as n_jobs from job join device on device.id = job.device \
-             where job.ended_ms >= $1 and job.ending is not null \
-             group by family, job.image, job.ending order by family, job.image, job.ending",
-        )
-        .bind(since_ms)
-        .fetch_all(self.readers())
-        .await
-        .and_then(|rows| rows.iter().map(count_row).collect())
-        .map_err(|source| StoreError::new(DOING, source))
+        sqlx::query(COUNTS)
+            .bind(since_ms)
+            .fetch_all(self.readers())
+            .await
+            .and_then(|rows| rows.iter().map(count_row).collect())
+            .map_err(|source| StoreError::new(DOING, source))
     }
 }
 
@@ -206,4 +205,49 @@ fn count_row(row: &SqliteRow) -> Result<OutcomeCount, sqlx::Error> {
             .map_err(|error: NotAnEnding| decode(error))?,
         n_jobs: u64::try_from(n_jobs).map_err(decode)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_page_goes_along_an_index_and_is_not_sorted() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        for (sql, first, sorts) in [
+            (JOBS, "SEARCH job USING INTEGER PRIMARY KEY (rowid<?)", false),
+            (
+                JOBS_OF_DEVICE,
+                "SEARCH job USING INDEX job_device (device=? AND job<?)",
+                false,
+            ),
+            (
+                JOBS_OF_ROLLOUT,
+                "SEARCH job USING INDEX job_rollout (rollout=? AND job<?)",
+                false,
+            ),
+            // Both have few: the planner may take either.
+            (JOBS_OF_BOTH, "SEARCH job USING INDEX job_", false),
+            (TRIES, "SEARCH job USING INDEX job_", false),
+            (COUNTS, "SEARCH job USING INDEX job_ended (ended_ms>?)", true),
+        ] {
+            let plan: Vec<(i64, i64, i64, String)> =
+                sqlx::query_as(sqlx::AssertSqlSafe(format!("explain query plan {sql}")))
+                    .fetch_all(store.readers())
+                    .await
+                    .unwrap();
+            let steps: Vec<String> = plan.into_iter().map(|(_, _, _, step)| step).collect();
+            assert!(
+                steps.iter().any(|step| step.starts_with(first)),
+                "{sql}\n{steps:#?}"
+            );
+            assert!(
+                !steps.iter().any(|step| step.starts_with("SCAN")),
+                "{sql}\n{steps:#?}"
+            );
+            let sorted = steps.iter().any(|step| step.contains("TEMP B-TREE"));
+            assert_eq!(sorted, sorts, "{sql}\n{steps:#?}");
+        }
+    }
 }

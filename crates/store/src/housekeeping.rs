@@ -163,11 +163,13 @@ impl Store {
             if jobs.is_empty() {
                 return Ok(n_jobs);
             }
+            let mut n_gone = 0;
             for job in jobs {
                 drop_where(&mut write, "delete from job_event where job = $1", job).await?;
-                n_jobs += drop_where(&mut write, "delete from job where job = $1", job).await?;
+                n_gone += drop_where(&mut write, "delete from job where job = $1", job).await?;
             }
             write.commit().await?;
+            n_jobs += some(n_gone)?;
         }
     }
 
@@ -191,6 +193,7 @@ impl Store {
             if rollouts.is_empty() {
                 return Ok(n_rollouts);
             }
+            let mut n_gone = 0;
             for rollout in rollouts {
                 drop_where(
                     &mut write,
@@ -204,10 +207,10 @@ impl Store {
                     rollout,
                 )
                 .await?;
-                n_rollouts +=
-                    drop_where(&mut write, "delete from rollout where rollout = $1", rollout).await?;
+                n_gone += drop_where(&mut write, "delete from rollout where rollout = $1", rollout).await?;
             }
             write.commit().await?;
+            n_rollouts += some(n_gone)?;
         }
     }
 }
@@ -215,4 +218,12 @@ impl Store {
 async fn drop_where(write: &mut Write<'_>, sql: &'static str, value: i64) -> Result<u64, StoreError> {
     let went = sqlx::query(sql).bind(value).execute(write.connection()).await;
     Ok(went.map_err(write.failed())?.rows_affected())
+}
+
+/// What has gone, if anything: an index that tells of rows which its table has not is damage, and would be asked for ever.
+fn some(n_gone: u64) -> Result<u64, StoreError> {
+    if n_gone == 0 {
+        return Err(StoreError::corrupt(DOING));
+    }
+    Ok(n_gone)
 }

@@ -10,13 +10,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::children::{Killed, can_inject, child, childs_folder, fill, run_on_disk, told_seqs};
-use common::{ADDRESS, DIGEST, audit_entry, device, event, firmware_row, fleet_row, id, open, poll};
+use common::{
+    ADDRESS, DIGEST, audit_entry, device, event, firmware_row, fleet_row, id, member, new_rollout, open,
+    poll, tamper,
+};
 use model::image::Image;
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions as _, Connection as _};
 use store::{
-    Holder, ImageError, JournalError, LeaseGrant, OpenError, Retention, Store, StoreErrorKind,
-    process_is_alive,
+    Holder, ImageError, JobFilter, JournalError, LeaseGrant, OpenError, RestoreError, Retention, Store,
+    StoreErrorKind, process_is_alive,
 };
 
 fn database(folder: &Path) -> PathBuf {
@@ -46,6 +49,15 @@ async fn keep_books(store: &Store, name: &str, n_rows: i64) {
     store.set_setting(name, Some(&json!([1, 2]))).await.unwrap();
     let image = Image::new(name, name.as_bytes().to_vec());
     store.put_firmware(&firmware_row(&image)).await.unwrap();
+    let members = [member(name, 0, &json!("queued"))];
+    let rollout = store
+        .create_rollout(&new_rollout(&[image.sha256()]), &members)
+        .await
+        .unwrap();
+    store
+        .save_rollout(rollout, &json!("running"), None, &members)
+        .await
+        .unwrap();
     for n in 1..=n_rows {
         store.save_polls(&[poll(name, n)]).await.unwrap();
         store.append_audit(&audit_entry(name)).await.unwrap();
@@ -187,6 +199,19 @@ async fn use_all(store: &Store) {
     let _ = store.devices_at(ADDRESS).await;
     let _ = store.pending_undos().await;
     let _ = store.devices_with_open_jobs().await;
+    let _ = store.jobs(&JobFilter::latest(100)).await;
+    let _ = store.outcome_counts(0).await;
+    let _ = store.rollouts(100, None).await;
+    if let Ok(open) = store.open_rollouts().await {
+        for whole in open {
+            let _ = store.rollout(whole.row.id).await;
+            let _ = store.jobs_of(whole.row.id, &id("a")).await;
+            let _ = store
+                .save_rollout(whole.row.id, &Value::Null, Some(1), &whole.members)
+                .await;
+        }
+    }
+    let _ = store.job_row(model::id::JobId(1)).await;
     let _ = store.fleet().await;
     let _ = store.samples(&id("a"), 0, 100).await;
     let _ = store.save_polls(&[poll("a", 99), poll("b", 99)]).await;
@@ -208,6 +233,28 @@ async fn use_all(store: &Store) {
         .await;
     let _ = store.back_up(&store.folder().join("copy.db")).await;
     let _ = store.housekeep(i64::MAX / 2, &Retention::default()).await;
+}
+
+#[tokio::test]
+async fn a_schema_that_is_no_text_is_refused_by_all() {
+    let folder = filled().await;
+    let backup = folder.path().join("bad.db");
+    tamper(
+        folder.path(),
+        "pragma writable_schema = on; \
+         update sqlite_schema set sql = replace(sql, 'family text', 'family t' || cast(x'ff' as text) || 'xt') \
+         where name = 'device'",
+    )
+    .await;
+    fs::copy(database(folder.path()), &backup).unwrap();
+    let whole = fs::read(&backup).unwrap();
+    check_corrupt(Store::open(folder.path()).await, folder.path(), &whole);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let restored = Store::restore(elsewhere.path(), &backup).await;
+    assert!(
+        matches!(restored, Err(RestoreError::Damaged { .. })),
+        "{restored:?}"
+    );
 }
 
 #[tokio::test]

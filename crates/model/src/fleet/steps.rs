@@ -1,5 +1,6 @@
 //! What follows from what happened.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::counts::is_worth_another_try;
@@ -51,7 +52,17 @@ impl Fleet {
         match event {
             Event::Add(id, plan) => {
                 if !self.rollouts.contains_key(&id) {
+                    let heard: Vec<(DeviceId, bool)> = plan
+                        .members
+                        .iter()
+                        .filter_map(|member| self.heard.get_key_value(&member.device))
+                        .map(|(device, &online)| (device.clone(), online))
+                        .collect();
                     self.take_in(id, Rollout::new(plan));
+                    self.recount_all(id);
+                    for (device, online) in heard {
+                        self.hear(&device, online);
+                    }
                 }
             }
             Event::Pause(id) => {
@@ -84,7 +95,10 @@ impl Fleet {
                     });
                 }
             }
-            Event::Standing { device, online } => self.hear(&device, online),
+            Event::Standing { device, online } => {
+                self.hear(&device, online);
+                self.heard.insert(device, online);
+            }
             Event::Exclude { device, reason } => {
                 for (id, idx) in self.members_of.get(&device).cloned().unwrap_or_default() {
                     self.leave(id, idx, Ended::Skipped(reason.clone()));
@@ -115,6 +129,7 @@ impl Fleet {
         }
     }
 
+    /// Takes a rollout in, without its counts.
     pub(super) fn take_in(&mut self, id: RolloutId, rollout: Rollout) {
         let n_members = u32::try_from(rollout.members.len()).unwrap_or(u32::MAX);
         for (idx, (member, standing)) in (0..n_members).zip(rollout.plan.members.iter().zip(&rollout.members))
@@ -130,15 +145,17 @@ impl Fleet {
                 self.occupy(id, member);
             }
         }
-        let devices: Vec<DeviceId> = rollout
-            .plan
-            .members
-            .iter()
-            .map(|member| member.device.clone())
-            .collect();
         self.rollouts.insert(id, rollout);
-        for (idx, device) in (0..n_members).zip(&devices) {
-            self.recount(id, idx, device);
+    }
+
+    /// Counts all members of a rollout that was taken in; of several, after all were.
+    pub(super) fn recount_all(&mut self, id: RolloutId) {
+        let Some(rollout) = self.rollouts.get(&id) else {
+            return;
+        };
+        let plan = Arc::clone(&rollout.plan);
+        for (idx, member) in (0..).zip(&plan.members) {
+            self.recount(id, idx, &member.device);
         }
     }
 
@@ -194,7 +211,7 @@ impl Fleet {
         let Some(rollout) = self.rollouts.get_mut(&id) else {
             return;
         };
-        let plan = std::sync::Arc::clone(&rollout.plan);
+        let plan = Arc::clone(&rollout.plan);
         let Some(member) = usize::try_from(idx).ok().and_then(|idx| plan.members.get(idx)) else {
             return;
         };
@@ -253,7 +270,7 @@ impl Fleet {
             return;
         }
         rollout.steer(|course| course.state = State::Aborted);
-        let plan = std::sync::Arc::clone(&rollout.plan);
+        let plan = Arc::clone(&rollout.plan);
         for (idx, member) in (0..).zip(&plan.members) {
             if self.leave(id, idx, Ended::Cancelled) {
                 commands.push(Command::Cancel {
@@ -323,7 +340,7 @@ impl Fleet {
                 continue;
             };
             rollout.steer(|course| course.idle_since = None);
-            let plan = std::sync::Arc::clone(&rollout.plan);
+            let plan = Arc::clone(&rollout.plan);
             for (idx, member) in (0..).zip(&plan.members) {
                 let Some(rollout) = self.rollouts.get(&id) else {
                     continue;

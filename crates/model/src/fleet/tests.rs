@@ -1,3 +1,5 @@
+mod simulation;
+
 use super::*;
 use crate::id::{FamilyId, Sha256};
 use crate::plan::{AtOnce, MaxFailures, Rules};
@@ -777,6 +779,19 @@ fn one_that_does_not_answer_is_begun_when_it_is_back() {
     assert_eq!(bed.add(R1, waits), ["start a"]);
     bed.ends("a", Ending::Updated);
     assert_eq!(bed.hears("b", true), ["start b"]);
+}
+
+#[test]
+fn who_has_come_or_gone_since_the_plan_was_made_is_known() {
+    let mut bed = Bed::new();
+    bed.hears("a", false);
+    bed.hears("b", true);
+    let waits = with(away(flat(&["a", "b"]), &["b"]), |rules| {
+        rules.when_back_until_ms = Some(i64::MAX);
+    });
+    assert_eq!(bed.add(R1, waits), ["start b"]);
+    assert_eq!(bed.fleet.take_changes()[0].members, [0, 1]);
+    assert_eq!(bed.hears("a", true), ["start a"]);
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub(super) enum Write {
     Forget(DeviceId),
     Event {
         kind: &'static str,
-        device: String,
+        device: Option<String>,
         detail: Value,
         at_ms: i64,
     },
@@ -250,7 +250,7 @@ impl Fleet {
                 device,
                 detail,
                 at_ms,
-            } => self.write_event(kind, Some(device), detail, *at_ms).await,
+            } => self.write_event(kind, device.as_deref(), detail, *at_ms).await,
             Write::Poll(poll) => self.inner.store.save_polls(std::slice::from_ref(&**poll)).await,
         }
     }

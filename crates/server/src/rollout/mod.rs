@@ -187,8 +187,8 @@ impl Rollouts {
             // The runner is gone at the end of the server: the next one carries on from the store.
             let _ = self.inner.commands.send(command);
         }
-        for (kind, detail) in news {
-            self.inner.fleet.announce(kind, &detail).await;
+        for News { kind, device, detail } in news {
+            self.inner.fleet.note(kind, device.as_ref(), detail);
         }
         Ok(())
     }
@@ -228,8 +228,15 @@ impl Rollouts {
     }
 }
 
+/// Something to be told.
+struct News {
+    kind: &'static str,
+    device: Option<DeviceId>,
+    detail: serde_json::Value,
+}
+
 /// What has become of rollouts and their devices, for whoever listens.
-fn news(before: &Model, state: &mut State, wall_ms: i64) -> Vec<(&'static str, serde_json::Value)> {
+fn news(before: &Model, state: &mut State, wall_ms: i64) -> Vec<News> {
     let mut news = Vec::new();
     let mut over = Vec::new();
     for (id, rollout) in state.model.rollouts() {
@@ -242,21 +249,23 @@ fn news(before: &Model, state: &mut State, wall_ms: i64) -> Vec<(&'static str, s
             }
             if let MemberState::Ended(ended) = &standing.state {
                 let (reason, text) = show::words(ended);
-                news.push((
-                    "job.finished",
-                    json!({ "rollout": id.0, "device": member.device.key(), "name": member.name,
-                            "state": ended.name(), "reason": reason, "text": text }),
-                ));
+                news.push(News {
+                    kind: "job.finished",
+                    device: Some(member.device.clone()),
+                    detail: json!({ "rollout": id.0, "device": member.device.key(), "name": member.name,
+                                    "state": ended.name(), "reason": reason, "text": text }),
+                });
             }
         }
         let (course, was_course) = (rollout.course(), was.map(model::fleet::Rollout::course));
         let mut tell = |kind: &'static str| {
             let cause = course.cause.as_ref();
-            news.push((
+            news.push(News {
                 kind,
-                json!({ "rollout": id.0, "name": name, "state": course.state.name(), "wave": course.wave,
-                        "reason": cause.map(|cause| &cause.rule), "text": cause.map(|cause| &cause.text) }),
-            ));
+                device: None,
+                detail: json!({ "rollout": id.0, "name": name, "state": course.state.name(), "wave": course.wave,
+                                "reason": cause.map(|cause| &cause.rule), "text": cause.map(|cause| &cause.text) }),
+            });
         };
         if was_course.is_some_and(|was| was.wave != course.wave) {
             tell("rollout.wave");

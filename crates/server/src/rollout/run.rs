@@ -334,7 +334,11 @@ impl Rollouts {
         };
         let mut gained = 0;
         match report {
-            Report::Begun(job) => running.live.job = Some(*job),
+            Report::Begun(job) => {
+                running.live.job = Some(*job);
+                let detail = json!({ "rollout": id.0, "job": job.0, "device": device.key() });
+                self.inner.fleet.note("job.started", Some(device), detail);
+            }
             Report::Phase(job) => {
                 running.live.state = job.phase.name();
                 if running.live.state != "uploading" {

@@ -156,3 +156,28 @@ pub fn firmware_row(image: &model::image::Image) -> store::FirmwareRow {
         notes: None,
     }
 }
+
+/// A rollout that needs these images.
+pub fn new_rollout(images: &[Sha256]) -> store::NewRollout<'_> {
+    static PLAN: LazyLock<Value> =
+        LazyLock::new(|| serde_json::json!({"waves": [1, 2], "text": "it's \u{fc}"}));
+    static STATE: LazyLock<Value> = LazyLock::new(|| serde_json::json!("scheduled"));
+    store::NewRollout {
+        name: Some("autumn"),
+        kind: "update",
+        plan: &PLAN,
+        state: &STATE,
+        created_ms: 7,
+        created_by: "Ann",
+        predecessor: None,
+        images,
+    }
+}
+
+pub fn member(hardware: &str, idx: u32, state: &Value) -> store::MemberRow {
+    store::MemberRow {
+        device: id(hardware),
+        idx,
+        state: state.clone(),
+    }
+}
