@@ -39,6 +39,8 @@ const SOCKET: &str = "reflash.sock";
 /// The variable that holds a token.
 const TOKEN_ENV: &str = "REFLASH_TOKEN";
 
+/// The problem of a rollout that would do nothing.
+const NOTHING_TO_DO: &str = "urn:reflash:problem:nothing-to-do";
 /// Problems with the status 422 that are no wrong usage.
 const REFUSALS: [&str; 1] = ["urn:reflash:problem:not-running"];
 
@@ -465,6 +467,13 @@ impl Client {
                     .is_some_and(|problem| REFUSALS.contains(&problem.kind.as_str())) =>
             {
                 Exit::Failed
+            }
+            StatusCode::UNPROCESSABLE_ENTITY
+                if problem
+                    .as_ref()
+                    .is_some_and(|problem| problem.kind == NOTHING_TO_DO) =>
+            {
+                Exit::Nothing
             }
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
             _ => Exit::Failed,

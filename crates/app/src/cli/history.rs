@@ -18,8 +18,8 @@ pub(crate) struct HistoryArguments {
     /// Only this device: its key, name or address.
     #[arg(long, value_name = "D")]
     device: Option<String>,
-    /// At most so many.
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    /// At most so many, up to 200.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
     limit: u32,
     /// Only those before this job.
     #[arg(long, value_name = "JOB", value_parser = clap::value_parser!(i64).range(1..))]

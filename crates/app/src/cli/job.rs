@@ -27,7 +27,7 @@ enum JobCommand {
     /// Say what happened in a job, with the evidence.
     #[command(after_help = "Example:\n  reflash job show 17")]
     Show(OneJob),
-    /// Cancel a job, as long as nothing was sent to the device.
+    /// Cancel a job, as long as the last byte has not left.
     #[command(after_help = "Example:\n  reflash job cancel 17")]
     Cancel(OneJob),
 }
@@ -131,13 +131,13 @@ fn evidence(detail: &JobDetailView, add: &mut impl FnMut(&str, &str)) {
     if let Some(verdict) = evidence["verdict"].as_str() {
         add("verdict", &format!("\"{verdict}\""));
     }
-    if let (Some(len_bytes), Some(push_s)) = (evidence["len_bytes"].as_u64(), evidence["push_s"].as_f64()) {
-        if let Ok(push) = std::time::Duration::try_from_secs_f64(push_s) {
-            add(
-                "sent",
-                &format!("{} bytes in {}", grouped(len_bytes), spoken(push)),
-            );
-        }
+    let push = evidence["push_s"].as_f64();
+    let push = push.and_then(|push_s| std::time::Duration::try_from_secs_f64(push_s).ok());
+    if let (Some(len_bytes), Some(push)) = (evidence["len_bytes"].as_u64(), push) {
+        add(
+            "sent",
+            &format!("{} bytes in {}", grouped(len_bytes), spoken(push)),
+        );
     }
     let [away, uptime, versions] = evidence_cells(evidence);
     for (label, value) in [("away", away), ("version", versions), ("uptime", uptime)] {

@@ -66,8 +66,8 @@ enum RolloutCommand {
 
 #[derive(clap::Args)]
 struct ListArguments {
-    /// At most so many.
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    /// At most so many, up to 200.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
     limit: u32,
     /// Only those before this one.
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(1..))]

@@ -68,14 +68,14 @@ pub(super) async fn watch(
         gone: None,
     };
     follower.tell(lines);
-    let followed = tokio::select! {
+    let end = tokio::select! {
         // Dropping it ends the watching and nothing else: it has only read.
-        followed = follower.follow() => Some(followed),
+        end = follower.follow() => Some(end),
         () = left(stopped, &screen, id) => None,
     };
     screen.finish();
-    match followed {
-        Some(followed) => followed?,
+    match end {
+        Some(end) => end?,
         None => return Ok(Exit::Failed),
     }
     let Follower { view, value, .. } = follower;

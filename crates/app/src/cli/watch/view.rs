@@ -1,15 +1,13 @@
 //! What is known of a rollout while it is watched: events and looks at it come in, lines to tell come out. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde::Deserialize;
 use server::views::{EventView, MemberView, RolloutView};
 
 use crate::cli::show::counted;
-use crate::cli::standing::{
-    Kind, devices_by_state, is_over, kind_of, kind_words, standing, state_words, title, wave,
-};
+use crate::cli::standing::{Kind, devices_by_state, is_over, kind_of, kind_words, state_words, title, wave};
 
 /// A rollout that is watched.
 pub(super) struct View {
@@ -17,6 +15,8 @@ pub(super) struct View {
     pub(super) rollout: RolloutView,
     /// The state of each device that was told last.
     told: BTreeMap<String, String>,
+    /// Devices that had ended when the rollout was read last: nothing more comes of them.
+    ended: BTreeSet<String>,
 }
 
 /// When the rollout has to be read again.
@@ -76,11 +76,23 @@ impl View {
             let _ = write!(line, ", {wave}");
         }
         let lines = vec![line + "."];
-        (Self { rollout, told }, lines)
+        let ended = ended(&rollout);
+        (Self { rollout, told, ended }, lines)
     }
 
     /// Takes the rollout as it was read anew.
-    pub(super) fn reread(&mut self, rollout: RolloutView) -> Vec<String> {
+    pub(super) fn reread(&mut self, mut rollout: RolloutView) -> Vec<String> {
+        self.ended = ended(&rollout);
+        // Which job it was is known from events where it is not told any more.
+        let jobs: BTreeMap<&str, i64> = self
+            .rollout
+            .members
+            .iter()
+            .filter_map(|member| Some((member.device.as_str(), member.job?)))
+            .collect();
+        for member in &mut rollout.members {
+            member.job = member.job.or_else(|| jobs.get(member.device.as_str()).copied());
+        }
         let before = std::mem::replace(&mut self.rollout, rollout);
         let (was, is) = (&before.summary, &self.rollout.summary);
         let mut lines = Vec::new();
@@ -156,39 +168,43 @@ impl View {
                 ..heard
             };
         };
-        // An event of a job that has ended here comes late.
-        let is_late = !matches!(kind_of(&member.state), Kind::Runs | Kind::Waits)
-            && (detail.job.is_none() || detail.job <= member.job);
-        if is_late {
+        // What is told of a try that is over comes late, and so does everything after the end.
+        let is_of_old_try = match (detail.job, member.job) {
+            (Some(job), Some(known)) => job <= known,
+            (Some(_), None) => false,
+            (None, _) => event.kind == "job.progress" && kind_of(&member.state) != Kind::Waits,
+        };
+        let is_late = match kind_of(&member.state) {
+            Kind::Runs => false,
+            Kind::Waits => is_of_old_try,
+            Kind::Good | Kind::Nothing | Kind::Bad => is_of_old_try || detail.job.is_none(),
+        };
+        if is_late || self.ended.contains(&member.device) {
             return heard;
         }
-        if event.kind == "job.progress" {
-            if kind_of(&member.state) == Kind::Waits {
-                // A word about bytes that comes after the end of a try.
-                return heard;
-            }
-            member.percent = detail.percent.map(whole_percent);
-            if let Some(state) = detail.state {
-                member.state = state;
-            }
-            return heard;
-        }
+        let is_progress = event.kind == "job.progress";
         member.job = detail.job.or(member.job);
-        member.state = detail.state.unwrap_or_else(|| "looking".to_owned());
-        member.reason = detail.reason;
-        member.text = detail.text;
+        member.percent = detail.percent.map(whole_percent);
+        let known = std::mem::take(&mut member.state);
+        member.state = match detail.state {
+            Some(state) => state,
+            // That it has begun may come after how far it is.
+            None if is_progress || kind_of(&known) == Kind::Runs => known,
+            None => "looking".to_owned(),
+        };
         if member.state != "uploading" {
             member.percent = None;
         }
-        let is_new = self.told.get(&member.device) != Some(&member.state);
+        member.reason = detail.reason;
+        member.text = detail.text;
         let mut lines = Vec::new();
-        if is_new {
+        if self.told.get(&member.device) != Some(&member.state) {
             self.told.insert(member.device.clone(), member.state.clone());
             lines.push(member_line(member));
         }
         Heard {
             lines,
-            reread: Reread::Soon,
+            reread: if is_progress { Reread::No } else { Reread::Soon },
             ..heard
         }
     }
@@ -224,13 +240,18 @@ fn whole_percent(percent: f64) -> u8 {
     percent.clamp(0.0, 100.0) as u8
 }
 
+/// The devices that have ended.
+fn ended(rollout: &RolloutView) -> BTreeSet<String> {
+    let members = rollout.members.iter();
+    members
+        .filter(|member| !matches!(kind_of(&member.state), Kind::Runs | Kind::Waits))
+        .map(|member| member.device.clone())
+        .collect()
+}
+
 /// What became of a device, in a line.
 fn member_line(member: &MemberView) -> String {
-    let words = if kind_of(&member.state) == Kind::Runs {
-        standing(member)
-    } else {
-        state_words(&member.state, member.reason.as_deref())
-    };
+    let words = state_words(&member.state, member.reason.as_deref());
     match (&member.text, kind_of(&member.state)) {
         (Some(text), Kind::Bad | Kind::Waits) => format!("{}: {words}: {text}", member.name),
         _ => format!("{}: {words}", member.name),
@@ -310,17 +331,69 @@ mod tests {
         assert_eq!(view.event(&job("uploading", 1)).lines, ["Device 0: uploading"]);
     }
 
-    #[test]
-    fn progress_moves_the_bar_and_tells_nothing() {
-        let mut view = watched(&["uploading"]);
-        let heard = view.event(&event(
+    fn progress(state: &str, job: Option<i64>, percent: Option<f64>) -> EventView {
+        event(
             "job.progress",
-            json!({ "rollout": 7, "device": "d0", "state": "uploading", "percent": 62.4, "acked_bytes": 1, "len_bytes": 2 }),
-        ));
-        assert_eq!((heard.lines, heard.reread), (vec![], Reread::No));
+            json!({
+                "rollout": 7, "job": job, "device": "d0", "state": state, "percent": percent, "acked_bytes": 1,
+                "len_bytes": 2,
+            }),
+        )
+    }
+
+    #[test]
+    fn progress_moves_the_bar_and_tells_only_of_a_new_step() {
+        let mut view = watched(&["queued"]);
+        let heard = view.event(&progress("looking", None, None));
+        assert_eq!(heard.lines, ["Device 0: being looked at"]);
+        let heard = view.event(&progress("uploading", Some(4), Some(62.4)));
+        assert_eq!(
+            (heard.lines, heard.reread),
+            (vec!["Device 0: uploading".to_owned()], Reread::No)
+        );
         assert_eq!(view.rollout.members[0].percent, Some(62));
-        view.event(&job("rebooting", 1));
+        let heard = view.event(&progress("uploading", Some(4), Some(63.0)));
+        assert_eq!((heard.lines, heard.reread), (vec![], Reread::No));
+        view.event(&job("rebooting", 4));
         assert_eq!(view.rollout.members[0].percent, None);
+    }
+
+    #[test]
+    fn progress_of_a_try_that_is_over_changes_nothing() {
+        let mut view = watched(&["uploading"]);
+        view.event(&progress("uploading", Some(4), Some(10.0)));
+        view.reread(rollout("running", 0, &["waiting"]));
+        assert_eq!(
+            view.event(&progress("uploading", Some(4), Some(20.0))).lines,
+            [""; 0]
+        );
+        assert_eq!(view.rollout.members[0].state, "waiting");
+        assert_eq!(
+            view.event(&progress("looking", Some(5), None)).lines,
+            ["Device 0: being looked at"]
+        );
+        // The end knows no number, and nothing comes after it.
+        let finished = json!({ "rollout": 7, "device": "d0", "state": "updated" });
+        assert_eq!(
+            view.event(&event("job.finished", finished)).lines,
+            ["Device 0: updated"]
+        );
+        for late in [
+            progress("soaking", Some(5), None),
+            progress("soaking", None, None),
+        ] {
+            assert_eq!(view.event(&late).lines, [""; 0]);
+        }
+        assert_eq!(view.rollout.members[0].state, "updated");
+        // That a try has begun may be told after its first steps.
+        let mut begun = watched(&["queued"]);
+        begun.event(&progress("preparing", None, None));
+        let started = event("job.started", json!({ "rollout": 7, "job": 4, "device": "d0" }));
+        assert_eq!(begun.event(&started).lines, [""; 0]);
+        assert_eq!(begun.rollout.members[0].job, Some(4));
+        // The number of the job is still known for its evidence.
+        view.reread(rollout("running", 0, &["updated"]));
+        assert_eq!(view.rollout.members[0].job, Some(5));
     }
 
     #[test]
