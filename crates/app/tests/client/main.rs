@@ -13,6 +13,7 @@ mod backup;
 mod fake;
 mod fleet;
 mod real;
+mod rollouts;
 mod secure;
 
 use std::os::unix::fs::PermissionsExt as _;
