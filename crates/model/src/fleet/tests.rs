@@ -406,6 +406,17 @@ fn a_wave_begins_when_those_that_answer_in_the_one_before_have_ended() {
 }
 
 #[test]
+fn one_that_is_away_in_the_middle_of_its_update_holds_the_next_wave_up() {
+    let mut bed = Bed::with(Plan {
+        n_canaries: 0,
+        ..plan(&[&["a", "b"], &["c"]])
+    });
+    bed.hears("a", false);
+    assert_eq!(bed.ends("b", Ending::Updated), NOTHING);
+    assert_eq!(bed.ends("a", Ending::Updated), ["start c"]);
+}
+
+#[test]
 fn earlier_waves_and_places_go_first() {
     let mut bed = Bed::new();
     let mut one = with(flat(&["c", "b", "a"]), |rules| rules.at_once = AtOnce::AtMost(1));
