@@ -280,6 +280,17 @@ fn a_group_has_one_job_unless_the_rules_say_otherwise_over_all_rollouts() {
 }
 
 #[test]
+fn none_at_once_counts_as_one() {
+    let mut bed = Bed::new();
+    let none = with(in_group(flat(&["a", "b"]), "attic", &["a", "b"]), |rules| {
+        rules.at_once = AtOnce::AtMost(0);
+        rules.groups.insert("attic".to_owned(), 0);
+    });
+    assert_eq!(bed.add(R1, none), ["start a"]);
+    assert_eq!(bed.ends("a", Ending::Updated), ["start b"]);
+}
+
+#[test]
 fn of_two_limits_of_a_group_the_lower_one_counts() {
     let attic = |name: &str, most| {
         with(in_group(flat(&[name]), "attic", &[name]), |rules| {
@@ -546,6 +557,7 @@ fn a_rollout_whose_last_members_fail_is_finished_and_not_halted() {
     bed.ends("a", Ending::Failed);
     bed.ends("b", Ending::Unverified);
     assert_eq!(bed.state(), State::Finished);
+    assert_eq!(bed.rollout().course().cause, None);
     assert_eq!(bed.rollout().worst().unwrap().name(), "unverified");
 }
 
