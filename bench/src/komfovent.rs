@@ -1,11 +1,10 @@
 //! Ventilation units: an upload against what the unit's pace allows, and the CPU of a Modbus read.
 
-use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,7 @@ use sim::komfovent::{Config, Registers};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
+use crate::simulator;
 use crate::system::{cpu_of, median};
 
 /// The first simulated unit.
@@ -620,21 +620,7 @@ impl Simulated {
             .stdout(Stdio::piped())
             .spawn()
             .context("starting the simulator")?;
-        let out = child
-            .stdout
-            .take()
-            .context("the simulator has no standard output")?;
-        let (sender, events) = channel();
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                let Ok(event) = serde_json::from_str::<Value>(&line) else {
-                    continue;
-                };
-                if sender.send(event).is_err() {
-                    break;
-                }
-            }
-        });
+        let (events, reader) = simulator::events(&mut child)?;
         let mut simulator = Self {
             child,
             events,

@@ -36,21 +36,7 @@ impl Simulator {
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting {}", reflash.display()))?;
-        let out = child
-            .stdout
-            .take()
-            .context("the simulator has no standard output")?;
-        let (sender, events) = channel();
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                let Ok(event) = serde_json::from_str::<Value>(&line) else {
-                    continue;
-                };
-                if sender.send(event).is_err() {
-                    break;
-                }
-            }
-        });
+        let (events, reader) = events(&mut child)?;
         let mut simulator = Self {
             child,
             events,
@@ -90,6 +76,26 @@ impl Simulator {
     pub(crate) fn drain(&self) -> Vec<Value> {
         self.events.try_iter().collect()
     }
+}
+
+/// What a simulator tells on its standard output, and who reads it there until it ends.
+pub(crate) fn events(simulator: &mut Child) -> Result<(Receiver<Value>, JoinHandle<()>)> {
+    let out = simulator
+        .stdout
+        .take()
+        .context("the simulator has no standard output")?;
+    let (sender, events) = channel();
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(out).lines().map_while(Result::ok) {
+            let Ok(event) = serde_json::from_str::<Value>(&line) else {
+                continue;
+            };
+            if sender.send(event).is_err() {
+                break;
+            }
+        }
+    });
+    Ok((events, reader))
 }
 
 impl Drop for Simulator {

@@ -34,6 +34,8 @@ pub enum Stop {
 /// What happens while a job runs, for people.
 #[derive(Debug)]
 pub enum Report<'a> {
+    /// The job is in the journal, under this number.
+    Begun(JobId),
     /// The job entered another phase.
     Phase(&'a Job),
     /// Bytes of the image that have arrived.
@@ -132,7 +134,13 @@ impl Engine {
                 let event = Event::new("begun", &state, &self.holder.boot_id, now);
                 let id = self
                     .store
-                    .start_job(&lease.device, lease.epoch, job.order.image.sha256, &event)
+                    .start_job(
+                        &lease.device,
+                        lease.epoch,
+                        job.order.image.sha256,
+                        job.order.rollout,
+                        &event,
+                    )
                     .await
                     .map_err(fenced_or(RunError::NotStored))?;
                 (id, job, Seen::Begun)
@@ -157,6 +165,7 @@ impl Engine {
             unrecorded: None,
             cancel_seen,
         };
+        (run.work.report)(Report::Begun(id));
         let (job, act) = next(run.job.clone(), seen, now);
         run.job = job;
         run.go(act).await
@@ -428,6 +437,7 @@ impl Run<'_> {
             attempt: self.job.n_pushes,
             detail: &detail,
             finished,
+            outcome: if finished { self.job.outcome() } else { None },
             installed: record.as_ref().map_or(Change::Keep, Change::Set),
             undo: self.job.undo.as_ref().map_or(Change::Clear, Change::Set),
             ..Event::new(step, &state, &self.engine.holder.boot_id, self.engine.clock.now())

@@ -328,6 +328,17 @@ pub trait Family: Send + Sync {
     /// How long things take with this device.
     fn timing(&self, device: &Device, image_len_bytes: u64) -> Timing;
 
+    /// How long such a device usually takes to restart with a new image: for estimates only, nothing waits by it.
+    fn restarts_within(&self) -> Duration {
+        // Guess: boot, Wi-Fi and DHCP of an ESP32 (PERFORMANCE.md section 3: 2 to 6 s), and the time to write what was sent.
+        Duration::from_secs(10)
+    }
+
+    /// What stands still in the house while such a device is updated for that long, in a sentence; none where nobody notices.
+    fn interrupts(&self, _duration: Duration) -> Option<String> {
+        None
+    }
+
     /// What will have to be put back after a job that begins with the device as in `before`.
     fn undo(&self, before: &Snapshot) -> Option<Undo>;
 

@@ -23,7 +23,7 @@ use model::family::{Fault, FaultKind, Label, Method, Reach, Reason, Timing, Undo
 use model::id::{DeviceId, FamilyId, Sha256};
 use model::image::ImageInfo;
 use model::installed::{Installed, Standing, standing};
-use model::job::{Act, Job, Look, Order, Phase, Proof, Seen, next};
+use model::job::{Act, Job, Look, MAX_PUSHES, Order, Phase, Proof, Seen, next};
 use model::outcome::{End, Ending, Outcome};
 use model::precheck::Precheck;
 use model::time::Now;
@@ -272,6 +272,8 @@ impl World {
             },
             soak: ticks(self.soak_ticks),
             proof: self.proof,
+            rollout: None,
+            max_pushes: MAX_PUSHES,
             record: match self.record {
                 Record::None => None,
                 Record::Old { label_moves } => record(b"old", Slot::Old, label_moves),

@@ -35,6 +35,7 @@ struct Inner {
     scan_failed: Gauge<i64, AtomicI64>,
     scans: Counter,
     requests: Family<Requested, Counter>,
+    jobs: Family<JobEnded, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -52,6 +53,13 @@ struct OfFamily {
 struct Failed {
     family: String,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct JobEnded {
+    family: String,
+    outcome: &'static str,
+    reason: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -122,6 +130,12 @@ impl Metrics {
             "Requests to the API, by status",
             Family::clone(&requests),
         );
+        let jobs = Family::default();
+        registry.register(
+            "jobs",
+            "Updates of devices that ended, by outcome and reason",
+            Family::clone(&jobs),
+        );
         Self {
             inner: Arc::new(Inner {
                 registry,
@@ -134,6 +148,7 @@ impl Metrics {
                 scan_failed,
                 scans,
                 requests,
+                jobs,
             }),
         }
     }
@@ -160,6 +175,16 @@ impl Metrics {
             .failures
             .get_or_create(&Failed { family, reason })
             .inc();
+    }
+
+    /// An update of one device has ended; the reasons are a fixed set of names.
+    pub(crate) fn job_ended(&self, family: &str, outcome: &'static str, reason: &str) {
+        let labels = JobEnded {
+            family: family.to_owned(),
+            outcome,
+            reason: reason.to_owned(),
+        };
+        self.inner.jobs.get_or_create(&labels).inc();
     }
 
     pub(crate) fn sighted(&self, source: &'static str) {

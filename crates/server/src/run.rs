@@ -1,29 +1,33 @@
 //! The life of the server: what is opened in which order, what runs, and how it ends.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use engine::Engine;
-use model::chain::chain;
+use model::chain::{chain, sentence};
 use net::{Callback, Dialer, Site};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
-use store::{Store, default_folder};
+use store::{ServerLockError, Store, default_folder};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::api::{self, Api, Reloaded};
 use crate::config::{self, Config};
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
+use crate::rollout::Rollouts;
 use crate::secrets::Sealer;
 use crate::settle;
 use crate::signals::{ends, hang_ups, watchdog};
-use crate::wiring::{api_parts, fleet_settings, listeners, open_repository, overlay, repository_settings};
+use crate::wiring::{
+    api_parts, fleet_settings, listeners, open_repository, overlay, repository_settings, rollout_policy,
+};
 
 /// How often the database is tidied and, once a day, backed up.
 const HOUSEKEEPING: Duration = Duration::from_hours(1);
@@ -95,6 +99,11 @@ impl ServeError {
             next_step: next_step.into(),
         }
     }
+
+    /// Something that was stored cannot be read.
+    fn unreadable(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::new(sentence(&chain(error)), "Look at it with: reflash doctor.")
+    }
 }
 
 /// Asks a running server for things that only it can do. Cloning shares it.
@@ -122,6 +131,7 @@ pub struct Server {
     site: Site,
     fleet: Fleet,
     repository: Repository,
+    rollouts: Rollouts,
     listeners: Vec<api::Listener>,
     api: Api,
     /// Ends the streams of events.
@@ -207,15 +217,11 @@ impl Server {
         // TLS needs it before anything else; a second time it is there already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = config.server.data.clone().unwrap_or_else(default_folder);
-        let lock = store::lock_server(&folder).map_err(|error| {
-            ServeError::new(
-                format!("{}.", chain(&error)),
-                "Use the running server, or stop it first; another data folder is named with --data.",
-            )
-        })?;
+        // Before anything else: whatever lies in the folder, as the socket, may be a running server's.
+        let lock = store::lock_server(&folder).map_err(|error| not_locked(&folder, &error))?;
         let store = Store::open(&folder).await.map_err(|error| {
             ServeError::new(
-                format!("{}.", chain(&error)),
+                sentence(&chain(&error)),
                 "Look at it with: reflash doctor. A back-up is restored with: reflash backup restore.",
             )
         })?;
@@ -224,14 +230,14 @@ impl Server {
             .map_err(|error| ServeError::new(format!("{error}."), "Look whether /proc is there."))?;
         let sealer = Sealer::open_or_make(&folder).map_err(|error| {
             ServeError::new(
-                format!("{}.", chain(&error)),
+                sentence(&chain(&error)),
                 "Without this file the stored passwords cannot be read: restore it from a back-up.",
             )
         })?;
         let first_token = first_token(&store, &folder, &engine).await?;
-        let stored = api::stored_settings(&store).await.map_err(|error| {
-            ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor.")
-        })?;
+        let stored = api::stored_settings(&store)
+            .await
+            .map_err(|error| ServeError::unreadable(&error))?;
         overlay(&mut config, &stored);
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
         let site = Site {
@@ -250,25 +256,27 @@ impl Server {
             fleet_settings(&config, &site),
         )
         .await
-        .map_err(|error| {
-            ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor.")
-        })?;
+        .map_err(|error| ServeError::unreadable(&error))?;
+        let rollouts = Rollouts::load(
+            store.clone(),
+            engine.clone(),
+            fleet.clone(),
+            repository.clone(),
+            metrics.clone(),
+            rollout_policy(&config),
+        )
+        .await
+        .map_err(|error| ServeError::unreadable(&error))?;
         let (reloads, reloads_wanted) = mpsc::channel(4);
         let control = Control { reloads };
         let listeners = listeners(&config, &folder).await?;
-        let url = listeners.iter().find_map(api::Listener::address).map(|address| {
-            let scheme = if config.server.tls.is_some() {
-                "https"
-            } else {
-                "http"
-            };
-            format!("{scheme}://{address}")
-        });
+        let url = url_of(&listeners, &config);
         let cancel = CancellationToken::new();
         let api = Api::new(api_parts(
             &config,
             &fleet,
             &repository,
+            &rollouts,
             &store,
             &engine,
             metrics,
@@ -291,6 +299,7 @@ impl Server {
             site,
             fleet,
             repository,
+            rollouts,
             listeners,
             api,
             cancel,
@@ -333,6 +342,7 @@ impl Server {
             site,
             fleet,
             repository,
+            rollouts,
             listeners,
             api,
             cancel: streams,
@@ -364,11 +374,19 @@ impl Server {
             store.clone(),
             engine.clone(),
             fleet.clone(),
+            rollouts.clone(),
             cancel.clone(),
         ));
+        // What pushes need until their end, which comes after the server's.
+        let support = CancellationToken::new();
+        tasks.spawn(roll_out(
+            rollouts.clone(),
+            cancel.clone(),
+            support.clone().drop_guard(),
+        ));
         {
-            let (fleet, cancel) = (fleet.clone(), cancel.clone());
-            tasks.spawn(async move { fleet.run(cancel).await });
+            let (fleet, support) = (fleet.clone(), support.clone());
+            tasks.spawn(async move { fleet.run(support).await });
         }
         {
             let (repository, cancel) = (repository.clone(), cancel.clone());
@@ -386,13 +404,10 @@ impl Server {
             cancel.clone(),
         ));
         {
-            let cancel = cancel.clone();
+            let support = support.clone();
             tasks.spawn(async move {
                 // Whoever calls back at the end has nobody to talk to.
-                tokio::select! {
-                    () = cancel.cancelled() => {}
-                    () = callback => {}
-                }
+                support.run_until_cancelled(callback).await;
             });
         }
         let mut now = config;
@@ -401,7 +416,7 @@ impl Server {
                 () = cancel.cancelled() => break,
                 wanted = reloads.recv() => {
                     let Some(answer) = wanted else { break };
-                    let reloaded = reload(&mut now, &options, &store, &fleet, &repository, &site).await;
+                    let reloaded = reload(&mut now, &options, &store, (&fleet, &repository, &rollouts), &site).await;
                     let _ = answer.send(reloaded);
                 }
                 Some(ended) = tasks.join_next() => {
@@ -412,12 +427,51 @@ impl Server {
             }
         }
         while tasks.join_next().await.is_some() {}
-        drop((fleet, repository, engine));
+        drop((fleet, repository, rollouts, engine));
         if let Some(store) = Arc::into_inner(store) {
             store.close().await;
         }
         drop(lock);
     }
+}
+
+/// What is the matter with a folder that cannot be locked.
+fn not_locked(folder: &Path, error: &ServerLockError) -> ServeError {
+    let shown = folder.display();
+    let ServerLockError::Io { source, .. } = error else {
+        return ServeError::new(
+            sentence(&chain(error)),
+            "Use the running server, or stop it first; another data folder is named with --data.",
+        );
+    };
+    let (what, next_step) = match source.kind() {
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => (
+            "it is a file, or below one, and no folder",
+            "Name a folder with --data, or in the configuration with server.data.".to_owned(),
+        ),
+        ErrorKind::ReadOnlyFilesystem => (
+            "it lies on a disk that can only be read",
+            "Mount that disk for writing, or name a folder on another one with --data.".to_owned(),
+        ),
+        ErrorKind::PermissionDenied => (
+            "this user may not write there",
+            format!(
+                "Give the folder to the user of the server (chown USER {shown}), or name another one with --data."
+            ),
+        ),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => (
+            "its disk is full",
+            "Make room there, or name a folder on another disk with --data.".to_owned(),
+        ),
+        _ => (
+            "its lock cannot be taken",
+            "Name a folder on a disk of this machine with --data.".to_owned(),
+        ),
+    };
+    ServeError::new(
+        format!("The data folder {shown} cannot be used: {what} ({source})."),
+        next_step,
+    )
 }
 
 /// The token that the first start makes, and where it is kept.
@@ -430,11 +484,28 @@ async fn first_token(
         .await
         .map_err(|error| {
             ServeError::new(
-                format!("{}.", chain(&error)),
+                sentence(&chain(&error)),
                 "Look at the room and rights of the data folder.",
             )
         })?;
     Ok(made.map(|first| (first.token, first.path)))
+}
+
+/// Where the API is reached over the network, if it is.
+fn url_of(listeners: &[api::Listener], config: &Config) -> Option<String> {
+    let address = listeners.iter().find_map(api::Listener::address)?;
+    let scheme = if config.server.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    Some(format!("{scheme}://{address}"))
+}
+
+/// Carries out rollouts; what they need is let go of when they have ended, however that was.
+async fn roll_out(rollouts: Rollouts, cancel: CancellationToken, support: DropGuard) {
+    rollouts.run(cancel).await;
+    drop(support);
 }
 
 /// Reads the configuration again and applies what can be applied while the server runs.
@@ -442,8 +513,7 @@ async fn reload(
     now: &mut Config,
     options: &Options,
     store: &Store,
-    fleet: &Fleet,
-    repository: &Repository,
+    (fleet, repository, rollouts): (&Fleet, &Repository, &Rollouts),
     site: &Site,
 ) -> Result<Reloaded, String> {
     let mut read = match &options.config {
@@ -456,6 +526,7 @@ async fn reload(
     let changes = now.diff(&read);
     fleet.apply(fleet_settings(&read, site));
     repository.apply(repository_settings(&read));
+    rollouts.apply(rollout_policy(&read));
     let in_words = |needs_restart: bool| {
         let changes = changes
             .iter()
@@ -530,4 +601,55 @@ async fn keep_house(
 /// The line that a managing parent waits for.
 pub fn ready_line(ready: &Ready) -> String {
     format!("READY {}", json!(ready))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(source: io::Error, what: &str, next_step: &str) {
+        let error = ServerLockError::Io {
+            path: "/var/lib/reflash/server.lock".into(),
+            source,
+        };
+        let told = not_locked(Path::new("/var/lib/reflash"), &error);
+        assert!(
+            told.text.contains("/var/lib/reflash ") && told.text.contains(what),
+            "{told:?}"
+        );
+        assert!(
+            told.next_step.contains(next_step) && !told.next_step.contains("stop it"),
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_locked_is_told_by_what_is_the_matter_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for plain in [file.clone(), file.join("below")] {
+            let Err(error) = store::lock_server(&plain) else {
+                panic!("{} is locked", plain.display());
+            };
+            let told = not_locked(&plain, &error);
+            assert!(told.text.contains("no folder"), "{told:?}");
+        }
+        check(io::ErrorKind::ReadOnlyFilesystem.into(), "only be read", "Mount");
+        check(io::ErrorKind::PermissionDenied.into(), "may not write", "chown");
+        check(io::ErrorKind::StorageFull.into(), "full", "Make room");
+        check(
+            io::Error::other("no locks here"),
+            "no locks here",
+            "of this machine",
+        );
+        let held = not_locked(folder.path(), &ServerLockError::Held { by: None });
+        assert!(
+            held.text.starts_with("A server is at work") && held.next_step.contains("stop it"),
+            "{held:?}"
+        );
+    }
 }

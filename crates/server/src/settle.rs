@@ -15,9 +15,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::fleet::Fleet;
+use crate::rollout::Rollouts;
 
 /// Settles everything that was left. Whatever cannot be settled now stays as it is, and the next command for its device does it.
-pub(crate) async fn settle(store: Arc<Store>, engine: Engine, fleet: Fleet, cancel: CancellationToken) {
+pub(crate) async fn settle(
+    store: Arc<Store>,
+    engine: Engine,
+    fleet: Fleet,
+    rollouts: Rollouts,
+    cancel: CancellationToken,
+) {
     let left = match left_behind(&store).await {
         Ok(left) => left,
         Err(error) => {
@@ -29,6 +36,10 @@ pub(crate) async fn settle(store: Arc<Store>, engine: Engine, fleet: Fleet, canc
         }
     };
     for device in left {
+        // Its rollout looks after it, and is told.
+        if rollouts.works_on(&device) {
+            continue;
+        }
         let span = tracing::info_span!("settle", %device);
         tokio::select! {
             () = cancel.cancelled() => return,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::Engine;
-use model::chain::chain;
+use model::chain::{chain, sentence};
 use net::Site;
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ use crate::config::{self, Config};
 use crate::firmware::{self, Repository};
 use crate::fleet::{ConfiguredDevice, FamilySettings, Fleet, FleetSettings};
 use crate::metrics::Metrics;
+use crate::rollout::{Policy, Rollouts};
 use crate::run::{Control, ServeError};
 
 /// Lays the settings that were changed by the API over the configuration.
@@ -81,6 +82,7 @@ pub fn broker(mqtt: &config::Mqtt) -> discovery::Broker {
         password: mqtt.password.clone(),
         client_id: mqtt.client_id.clone(),
         ca: mqtt.ca.clone(),
+        certificate: mqtt.certificate.clone(),
         prefix: String::new(),
     }
 }
@@ -118,6 +120,7 @@ pub(crate) fn repository_settings(config: &Config) -> firmware::Settings {
             })
             .collect(),
         require_signature: config.policy.require_signature,
+        n_kept: usize::try_from(config.retention.downloads).unwrap_or(usize::MAX),
         ..firmware::Settings::default()
     }
 }
@@ -140,7 +143,7 @@ pub(crate) async fn open_repository(
         repository_settings(config),
     )
     .await
-    .map_err(|error| ServeError::new(format!("{}.", chain(&error)), "Look at it with: reflash doctor."))
+    .map_err(|error| ServeError::new(sentence(&chain(&error)), "Look at it with: reflash doctor."))
 }
 
 /// The ways to the devices of a family.
@@ -152,19 +155,36 @@ fn ways(config: &Config, block: &config::FamilyBlock) -> families::Ways {
     ways
 }
 
+/// What the configuration says of updates.
+pub(crate) fn rollout_policy(config: &Config) -> Policy {
+    Policy {
+        canary: config.policy.canary,
+        canary_soak: config.policy.canary_soak,
+        soak: config.policy.soak,
+        at_once: config.policy.at_once,
+        max_failures: config.policy.max_failures,
+        groups: config
+            .groups
+            .iter()
+            .map(|(name, group)| (name.clone(), group.at_once))
+            .collect(),
+    }
+}
+
 /// What the API is made of.
 #[expect(clippy::too_many_arguments, reason = "it brings everything together, once")]
 pub(crate) fn api_parts(
     config: &Config,
     fleet: &Fleet,
     repository: &Repository,
+    rollouts: &Rollouts,
     store: &Arc<Store>,
     engine: &Engine,
     metrics: Metrics,
     control: &Control,
     cancel: &CancellationToken,
 ) -> api::Parts {
-    let per_second = f64::from(config.server.limits.requests_per_minute) / 60.0;
+    let limits = config.server.limits;
     let control = control.clone();
     api::Parts {
         store: store.clone(),
@@ -173,13 +193,17 @@ pub(crate) fn api_parts(
             hosts: config.server.hosts.clone(),
             proxies: config.server.trusted_proxies.clone(),
             rate: api::Rate {
-                per_second,
+                per_second: f64::from(limits.requests_per_minute) / 60.0,
                 ..api::Rate::default()
             },
+            try_every: Duration::from_mins(1) / limits.failed_logins_per_minute,
+            json_max_len: usize::try_from(limits.body_bytes).unwrap_or(usize::MAX),
+            image_max_len: usize::try_from(limits.image_bytes).unwrap_or(usize::MAX),
             ..ApiSettings::default()
         },
         fleet: fleet.clone(),
         repository: repository.clone(),
+        rollouts: rollouts.clone(),
         metrics,
         reload: Arc::new(move || {
             let control = control.clone();
@@ -193,7 +217,7 @@ pub(crate) fn api_parts(
 pub(crate) async fn listeners(config: &Config, folder: &Path) -> Result<Vec<api::Listener>, ServeError> {
     let failed = |error: &dyn std::error::Error| {
         ServeError::new(
-            format!("{}.", chain(error)),
+            sentence(&chain(error)),
             "Set server.listen or server.tls in the configuration.",
         )
     };

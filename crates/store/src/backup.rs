@@ -11,7 +11,9 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
 use crate::error::{BackupError, RestoreError, StoreError, StoreErrorKind, kind_of};
 use crate::images::blocking;
-use crate::open::{DATABASE, LOCK, RESTORING, USERS, create_private, is_full, options, remove, with_suffix};
+use crate::open::{
+    DATABASE, LOCK, RESTORING, USERS, create_private, is_full, options, remove, schema_is_text, with_suffix,
+};
 use crate::{Store, folder, migrations};
 
 /// Where the daily back-ups lie in the state folder.
@@ -265,6 +267,9 @@ async fn check_with(connection: &mut SqliteConnection) -> Result<i64, Unfit> {
     if first != "ok" {
         return Err(Unfit::Damaged(first.into()));
     }
+    if !schema_is_text(&mut *connection).await.map_err(Unfit::Failed)? {
+        return Err(Unfit::Damaged("its schema is no text".into()));
+    }
     let n_ours: i64 = sqlx::query_scalar("select count(*) from sqlite_schema where name = 'schema_version'")
         .fetch_one(&mut *connection)
         .await
@@ -306,11 +311,17 @@ fn put_aside(folder: &Path) -> io::Result<Option<PathBuf>> {
 }
 
 fn new_aside(folder: &Path) -> io::Result<PathBuf> {
+    let aside = next_aside(folder)?;
+    folder::make(&aside)?;
+    Ok(aside)
+}
+
+/// The folder in a state folder into which the next restore will put what it replaces.
+pub fn next_aside(state: &Path) -> io::Result<PathBuf> {
     let mut nth = 1_u32;
     loop {
-        let aside = folder.join(format!("replaced-{nth}"));
+        let aside = state.join(format!("replaced-{nth}"));
         if !fs::exists(&aside)? {
-            folder::make(&aside)?;
             return Ok(aside);
         }
         nth += 1;

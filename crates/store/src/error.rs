@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
-use model::id::{JobId, Sha256};
+use model::id::{JobId, RolloutId, Sha256};
 
 use crate::process::Holder;
 
@@ -358,6 +358,8 @@ pub enum FirmwareUse {
     },
     /// A job that is not finished brings it.
     Job(JobId),
+    /// A rollout that has not ended needs it.
+    Rollout(RolloutId),
 }
 
 impl std::fmt::Display for FirmwareUse {
@@ -367,6 +369,7 @@ impl std::fmt::Display for FirmwareUse {
             Self::WayBack { device } => write!(f, "device {device} could go back to it"),
             Self::Pinned { device } => write!(f, "device {device} is to stay at it"),
             Self::Job(job) => write!(f, "job {job} brings it"),
+            Self::Rollout(rollout) => write!(f, "rollout {rollout} needs it"),
         }
     }
 }
@@ -441,6 +444,40 @@ pub enum JournalError {
     /// There is no such job.
     #[error("there is no job {0}")]
     NoSuchJob(JobId),
+    /// There is no such rollout, it has ended, or the device is no member of it.
+    #[error("rollout {0} is not open for this device")]
+    NotInRollout(RolloutId),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a rollout was not stored. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RolloutError {
+    /// There is no such rollout.
+    #[error("there is no rollout {0}")]
+    Unknown(RolloutId),
+    /// It has ended, and nothing in it changes any more.
+    #[error("rollout {0} has ended")]
+    Ended(RolloutId),
+    /// The device is not the member of it at that place.
+    #[error("device {device} has another place in rollout {rollout}, or none")]
+    NotAMember {
+        /// The rollout.
+        rollout: RolloutId,
+        /// The device.
+        device: String,
+    },
+    /// The device was never stored, or has gone.
+    #[error("device {device} is not known")]
+    UnknownDevice {
+        /// The device.
+        device: String,
+    },
+    /// The image is not in the repository, or not any more.
+    #[error("there is no image {0}")]
+    NoSuchImage(Sha256),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -16,6 +16,7 @@ use sqlx::{Row, SqliteConnection};
 use crate::error::{FirmwareError, FirmwareUse, ImageError, StoreError};
 use crate::images::{TEMPORARY, blocking, failed};
 use crate::inventory::{decode, device_id, from_json, to_json};
+use crate::rollouts::rollout_that_needs;
 use crate::{Store, folder};
 
 /// An image of the repository, without its bytes.
@@ -152,13 +153,14 @@ impl Store {
 
     /// Removes an image: what is known of it, and its file. The names under which it came stay, for the history.
     ///
-    /// Refused while a device runs it, could go back to it or is to stay at it, and while a job that is not finished brings it.
+    /// Refused while a device runs it, could go back to it or is to stay at it, and while a job that is not finished brings it
+    /// or a rollout that has not ended needs it.
     pub async fn remove_firmware(&self, digest: Sha256) -> Result<(), FirmwareError> {
         let path = self.image_path(digest);
         // Nobody puts the same image in the meantime.
         let lock = self.lock_images(&path).await?;
         let mut write = self.write("removing an image").await?;
-        // Within the write no job can begin and no device can be found to run it.
+        // Within the write no job or rollout can begin and no device can be found to run it.
         let needed = needed(write.connection(), digest).await;
         if let Some(by) = needed.map_err(write.failed())? {
             return Err(FirmwareError::InUse { digest, by });
@@ -249,6 +251,9 @@ async fn needed(
         .await?;
     if let Some(job) = job {
         return Ok(Some(FirmwareUse::Job(JobId(job))));
+    }
+    if let Some(rollout) = rollout_that_needs(&mut *connection, &image).await? {
+        return Ok(Some(FirmwareUse::Rollout(rollout)));
     }
     let rows = sqlx::query(
         "select family, hardware, strength, installed, before_installed, pinned from device where not removed \

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use model::device::Snapshot;
+use model::device::{Device, Hardware, Snapshot};
 use model::family::Notes;
 use model::id::{DeviceId, JobId};
 use model::installed::Installed;
+use model::version::Versions;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
@@ -62,6 +63,52 @@ pub struct FleetRow {
     pub installed: Option<Installed>,
     /// What its family wants remembered.
     pub notes: Notes,
+}
+
+impl FleetRow {
+    /// A device nobody has heard of before `first_seen_ms`, milliseconds since 1970.
+    pub fn new(id: DeviceId, first_seen_ms: i64) -> Self {
+        Self {
+            id,
+            address: None,
+            given_as: None,
+            name: None,
+            sources: Vec::new(),
+            first_seen_ms,
+            seen_ms: None,
+            enrolled_ms: None,
+            enrolled_by: None,
+            snapshot: None,
+            online: false,
+            restarts: 0,
+            tags: Vec::new(),
+            group: None,
+            pinned: None,
+            skipped: Vec::new(),
+            username: None,
+            sealed_password: None,
+            chip: None,
+            slot_bytes: None,
+            ota_wanted: None,
+            installed: None,
+            notes: Notes::default(),
+        }
+    }
+
+    /// As its family needs it, without what only an answer would tell; none without an address.
+    pub fn into_device(self) -> Option<Device> {
+        let (hardware, versions) = match self.snapshot {
+            Some(snapshot) => (snapshot.hardware, snapshot.versions),
+            None => (Hardware::default(), Versions::default()),
+        };
+        Some(Device {
+            id: self.id,
+            address: self.address?,
+            hardware,
+            slot_bytes: self.slot_bytes,
+            versions,
+        })
+    }
 }
 
 /// How many devices are read at once.

@@ -7,6 +7,8 @@ use crate::{ANSWERS_KEPT_MS, Store, Write};
 
 /// How many jobs go in one transaction, so that nobody waits long.
 const JOBS_AT_ONCE: i64 = 100;
+/// How many rollouts go in one transaction; each may have a thousand members.
+const ROLLOUTS_AT_ONCE: i64 = 10;
 /// How many devices' samples go in one transaction.
 const DEVICES_AT_ONCE: usize = 100;
 const DAY: Duration = Duration::from_hours(24);
@@ -18,7 +20,8 @@ pub struct Retention {
     pub samples: Duration,
     /// What happened in the fleet.
     pub events: Duration,
-    /// Finished jobs; of each device those of its last two images stay, which are its way back.
+    /// Finished jobs and ended rollouts. Of each device the jobs of its last two images stay, which are its way back, and all
+    /// those of an open rollout.
     pub jobs: Duration,
     /// Counted password answers; a day of them decides whether a device is locked.
     pub answers: Duration,
@@ -48,6 +51,8 @@ pub struct Housekept {
     pub n_events: u64,
     /// Jobs, with their events.
     pub n_jobs: u64,
+    /// Rollouts, with their plans and members.
+    pub n_rollouts: u64,
     /// Counted password answers.
     pub n_answers: u64,
     /// Answers to requests.
@@ -68,6 +73,7 @@ impl Store {
         let mut went = Housekept {
             n_samples: self.drop_samples(before(retention.samples)).await?,
             n_jobs: self.drop_jobs(before(retention.jobs)).await?,
+            n_rollouts: self.drop_rollouts(before(retention.jobs)).await?,
             ..Housekept::default()
         };
         let mut write = self.write_soon(DOING).await?;
@@ -99,6 +105,7 @@ impl Store {
              and not exists (select 1 from job where job.device = device.id) \
              and not exists (select 1 from lease where lease.device = device.id) \
              and not exists (select 1 from answer where answer.device = device.id) \
+             and not exists (select 1 from rollout_member where rollout_member.device = device.id) \
              and not exists (select 1 from pending_undo where pending_undo.device = device.id)",
         )
         .execute(write.connection())
@@ -140,6 +147,8 @@ impl Store {
                 "select job from job where finished and started_ms < $1 \
                  and job < (select max(job) from job) \
                  and not exists (select 1 from pending_undo where pending_undo.job = job.job) \
+                 and not exists (select 1 from rollout where rollout.rollout = job.rollout \
+                 and rollout.ended_ms is null) \
                  and job not in (select last_job from (select max(job.job) as last_job, row_number() over \
                  (partition by job.device order by max(job.job) desc) as nth \
                  from job join device on device.id = job.device and not device.removed \
@@ -154,11 +163,54 @@ impl Store {
             if jobs.is_empty() {
                 return Ok(n_jobs);
             }
+            let mut n_gone = 0;
             for job in jobs {
                 drop_where(&mut write, "delete from job_event where job = $1", job).await?;
-                n_jobs += drop_where(&mut write, "delete from job where job = $1", job).await?;
+                n_gone += drop_where(&mut write, "delete from job where job = $1", job).await?;
             }
             write.commit().await?;
+            n_jobs += some(n_gone)?;
+        }
+    }
+
+    async fn drop_rollouts(&self, before_ms: i64) -> Result<u64, StoreError> {
+        let mut n_rollouts = 0;
+        loop {
+            let mut write = self.write_soon(DOING).await?;
+            // The latest stays too, so that its number is never given again.
+            let rollouts: Vec<i64> = sqlx::query_scalar(
+                "select rollout from rollout where ended_ms < $1 \
+                 and rollout < (select max(rollout) from rollout) \
+                 and not exists (select 1 from rollout as next where next.predecessor = rollout.rollout \
+                 and next.ended_ms is null) \
+                 order by rollout limit $2",
+            )
+            .bind(before_ms)
+            .bind(ROLLOUTS_AT_ONCE)
+            .fetch_all(write.connection())
+            .await
+            .map_err(write.failed())?;
+            if rollouts.is_empty() {
+                return Ok(n_rollouts);
+            }
+            let mut n_gone = 0;
+            for rollout in rollouts {
+                drop_where(
+                    &mut write,
+                    "delete from rollout_member where rollout = $1",
+                    rollout,
+                )
+                .await?;
+                drop_where(
+                    &mut write,
+                    "delete from rollout_image where rollout = $1",
+                    rollout,
+                )
+                .await?;
+                n_gone += drop_where(&mut write, "delete from rollout where rollout = $1", rollout).await?;
+            }
+            write.commit().await?;
+            n_rollouts += some(n_gone)?;
         }
     }
 }
@@ -166,4 +218,12 @@ impl Store {
 async fn drop_where(write: &mut Write<'_>, sql: &'static str, value: i64) -> Result<u64, StoreError> {
     let went = sqlx::query(sql).bind(value).execute(write.connection()).await;
     Ok(went.map_err(write.failed())?.rows_affected())
+}
+
+/// What has gone, if anything: an index that tells of rows which its table has not is damage, and would be asked for ever.
+fn some(n_gone: u64) -> Result<u64, StoreError> {
+    if n_gone == 0 {
+        return Err(StoreError::corrupt(DOING));
+    }
+    Ok(n_gone)
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use model::family::Notes;
-use model::id::{DeviceId, FamilyId, Strength};
+use model::id::{DeviceId, FamilyId, Sha256, Strength};
 use model::installed::Installed;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -137,6 +137,20 @@ impl Store {
             .map_err(|source| StoreError::new(DOING, source))?
             .flatten();
         text.map(|text| from_json(&text))
+            .transpose()
+            .map_err(|source| StoreError::new(DOING, source))
+    }
+
+    /// The image that it ran before the one of its record, as far as was recorded; whether it is kept is another question.
+    pub async fn installed_before(&self, id: &DeviceId) -> Result<Option<Sha256>, StoreError> {
+        const DOING: &str = "reading what a device ran before";
+        let text: Option<String> = sqlx::query_scalar("select before_installed from device where id = $1")
+            .bind(key(id))
+            .fetch_optional(self.readers())
+            .await
+            .map_err(|source| StoreError::new(DOING, source))?
+            .flatten();
+        text.map(|text| text.parse().map_err(decode))
             .transpose()
             .map_err(|source| StoreError::new(DOING, source))
     }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use model::family::Undo;
-use model::id::{DeviceId, JobId, Sha256};
+use model::id::{DeviceId, JobId, RolloutId, Sha256};
 use model::installed::Installed;
+use model::outcome::Outcome;
 use model::time::Now;
 use serde_json::Value;
 use sqlx::Row;
@@ -15,6 +16,7 @@ use crate::Store;
 use crate::error::{JournalError, StoreError};
 use crate::inventory::{decode, device_id, from_json, key, record_installed, to_json};
 use crate::lease::is_held;
+use crate::rollouts::is_open_member;
 
 /// What to do with something that is kept beside the journal.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub struct Event<'a> {
     pub now: Now,
     /// Whether it is the job's last.
     pub finished: bool,
+    /// How the job ended; kept only with its last event.
+    pub outcome: Option<&'a Outcome>,
     /// What the device is believed to run from now on.
     pub installed: Change<'a, Installed>,
     /// What has to be put back from now on.
@@ -70,6 +74,7 @@ impl<'a> Event<'a> {
             boot_id,
             now,
             finished: false,
+            outcome: None,
             installed: Change::Keep,
             undo: Change::Keep,
         }
@@ -126,12 +131,13 @@ pub struct PendingUndo {
 }
 
 impl Store {
-    /// Begins a job with its first event.
+    /// Begins a job with its first event; for a rollout only while that is open, and only at a member of it.
     pub async fn start_job(
         &self,
         id: &DeviceId,
         epoch: i64,
         image: Sha256,
+        rollout: Option<RolloutId>,
         event: &Event<'_>,
     ) -> Result<JobId, JournalError> {
         let device = key(id);
@@ -149,14 +155,25 @@ impl Store {
         if let Some(job) = unfinished {
             return Err(JournalError::JobOpen(JobId(job)));
         }
+        if let Some(rollout) = rollout {
+            let open = is_open_member(write.connection(), rollout, &device).await;
+            if !open.map_err(write.failed())? {
+                return Err(JournalError::NotInRollout(rollout));
+            }
+        }
+        let ended = Ended::of(event);
         let job: i64 = sqlx::query_scalar(
-            "insert into job (device, image, started_ms, last_seq, finished) \
-             values ($1, $2, $3, 1, $4) returning job",
+            "insert into job (device, image, started_ms, last_seq, finished, rollout, outcome, ending, ended_ms) \
+             values ($1, $2, $3, 1, $4, $5, $6, $7, $8) returning job",
         )
         .bind(&device)
         .bind(image.to_string())
         .bind(event.now.wall_ms)
         .bind(event.finished)
+        .bind(rollout.map(|rollout| rollout.0))
+        .bind(ended.outcome)
+        .bind(ended.ending)
+        .bind(ended.at_ms)
         .fetch_one(write.connection())
         .await
         .map_err(write.failed())?;
@@ -169,8 +186,9 @@ impl Store {
     /// Writes the next event of a job and returns its number. When this returns, it survives a power cut.
     pub async fn append(&self, job: JobId, epoch: i64, event: &Event<'_>) -> Result<i64, JournalError> {
         let mut write = self.write("writing an event").await?;
+        let ended = Ended::of(event);
         let next = sqlx::query(
-            "update job set last_seq = last_seq + 1, finished = $3 \
+            "update job set last_seq = last_seq + 1, finished = $3, outcome = $4, ending = $5, ended_ms = $6 \
              where job = $1 and not finished and exists \
              (select 1 from lease where lease.device = job.device and lease.epoch = $2 and lease.held) \
              returning last_seq, device",
@@ -178,6 +196,9 @@ impl Store {
         .bind(job.0)
         .bind(epoch)
         .bind(event.finished)
+        .bind(ended.outcome)
+        .bind(ended.ending)
+        .bind(ended.at_ms)
         .fetch_optional(write.connection())
         .await
         .map_err(write.failed())?;
@@ -300,6 +321,27 @@ impl Store {
         .await
         .and_then(|rows| rows.iter().map(undo_row).collect())
         .map_err(|source| StoreError::new(DOING, source))
+    }
+}
+
+/// What a job's row says of its end, once it has had its last event.
+#[derive(Default)]
+struct Ended {
+    outcome: Option<String>,
+    ending: Option<&'static str>,
+    at_ms: Option<i64>,
+}
+
+impl Ended {
+    fn of(event: &Event<'_>) -> Self {
+        if !event.finished {
+            return Self::default();
+        }
+        Self {
+            outcome: event.outcome.map(to_json),
+            ending: event.outcome.map(|outcome| outcome.ending.name()),
+            at_ms: Some(event.now.wall_ms),
+        }
     }
 }
 

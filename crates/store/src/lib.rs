@@ -14,6 +14,7 @@ mod feeds;
 mod firmware;
 mod fleet;
 mod folder;
+mod history;
 mod housekeeping;
 mod idempotency;
 mod images;
@@ -23,6 +24,7 @@ mod lease;
 mod migrations;
 mod open;
 mod process;
+mod rollouts;
 mod samples;
 mod server_lock;
 mod settings;
@@ -38,16 +40,17 @@ use sqlx::{Sqlite, SqlitePool, Transaction};
 
 pub use answers::AnswerId;
 pub use audit::{AuditCheck, AuditEntry, AuditRow};
-pub use backup::Restored;
+pub use backup::{Restored, next_aside};
 pub use error::{
     BackupError, FirmwareError, FirmwareUse, ImageError, InventoryError, JournalError, LeaseError, OpenError,
-    RemoveDeviceError, RestoreError, ServerLockError, StoreError, StoreErrorKind,
+    RemoveDeviceError, RestoreError, RolloutError, ServerLockError, StoreError, StoreErrorKind,
 };
 pub use events::FleetEvent;
 pub use feeds::FeedRow;
 pub use firmware::FirmwareRow;
 pub use fleet::FleetRow;
 pub use folder::default_folder;
+pub use history::{JobFilter, JobRow, OutcomeCount};
 pub use housekeeping::{Housekept, Retention};
 pub use idempotency::{ANSWERS_KEPT_MS, Answered};
 pub use images::ImageName;
@@ -55,6 +58,7 @@ pub use inventory::DeviceRow;
 pub use journal::{Change, Event, EventRow, OpenJob, PendingUndo};
 pub use lease::{GRACE_MS, LEASE_TTL_MS, LeaseGrant};
 pub use process::{Holder, Liveness, process_is_alive};
+pub use rollouts::{MemberRow, NewRollout, RolloutChange, RolloutRow, WholeRollout};
 pub use samples::{Poll, Sample};
 pub use server_lock::{ServerLock, lock_server};
 pub use tokens::TokenRow;

@@ -20,6 +20,10 @@ pub(crate) const ALL: &[Migration] = &[
         version: 2,
         sql: FLEET,
     },
+    Migration {
+        version: 3,
+        sql: ROLLOUTS,
+    },
 ];
 
 /// Devices, the journal, leases, password answers, images.
@@ -218,4 +222,55 @@ create table feed (
     etag text,
     detail text not null
 );
+";
+
+/// Rollouts with their members and the images they need; how each job ended, and for which rollout it was.
+///
+/// A job whose rollout was removed for its age stays, without it; so does a rollout whose predecessor was removed.
+/// Of a job that has ended already, the last event tells when, and mostly how.
+const ROLLOUTS: &str = "
+create table rollout (
+    rollout integer not null primary key,
+    name text,
+    kind text not null,
+    plan text not null,
+    state text not null,
+    n_members bigint not null,
+    created_ms bigint not null,
+    created_by text not null,
+    ended_ms bigint,
+    predecessor bigint references rollout (rollout) on delete set null
+);
+create index rollout_open on rollout (rollout) where ended_ms is null;
+create index rollout_predecessor on rollout (predecessor);
+
+create table rollout_member (
+    rollout bigint not null references rollout (rollout),
+    idx bigint not null,
+    device text not null references device (id),
+    state text not null,
+    primary key (rollout, idx)
+);
+create unique index rollout_member_device on rollout_member (device, rollout);
+
+create table rollout_image (
+    rollout bigint not null references rollout (rollout),
+    digest text not null,
+    primary key (rollout, digest)
+);
+
+alter table job add column rollout bigint references rollout (rollout) on delete set null;
+alter table job add column outcome text;
+alter table job add column ending text;
+alter table job add column ended_ms bigint;
+update job set ended_ms = (select job_event.wall_ms from job_event
+    where job_event.job = job.job and job_event.seq = job.last_seq) where finished;
+update job set outcome = (select job_event.detail from job_event
+    where job_event.job = job.job and job_event.seq = job.last_seq and job_event.step = 'finished'
+    and case when json_valid(job_event.detail) then job_event.detail ->> 'ending' is not null else false end)
+    where finished;
+update job set ending = outcome ->> 'ending' where outcome is not null;
+create index job_device on job (device, job);
+create index job_rollout on job (rollout, job);
+create index job_ended on job (ended_ms);
 ";

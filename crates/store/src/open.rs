@@ -144,6 +144,12 @@ impl At {
         if first != "ok" {
             return Err(self.corrupt(first));
         }
+        if !schema_is_text(&mut *connection)
+            .await
+            .map_err(|source| self.database(source))?
+        {
+            return Err(self.corrupt("its schema is no text"));
+        }
         let ours: i64 =
             sqlx::query_scalar("select count(*) from sqlite_schema where name = 'schema_version'")
                 .fetch_one(&mut *connection)
@@ -366,6 +372,15 @@ async fn read_modes_back(
     Ok(())
 }
 
+/// Whether the names and types of all columns are text: the library panics over others, and whoever asked waits for ever.
+pub(crate) async fn schema_is_text(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    let schema: Vec<Vec<u8>> =
+        sqlx::query_scalar("select cast(name || tbl_name || coalesce(sql, '') as blob) from sqlite_schema")
+            .fetch_all(connection)
+            .await?;
+    Ok(schema.iter().all(|part| std::str::from_utf8(part).is_ok()))
+}
+
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -402,6 +417,8 @@ mod tests {
 
     /// The schema of parts 1 and 2 of this program.
     const FIRST: &[Migration] = ALL.split_at(1).0;
+    /// The schema of part 3.
+    const SECOND: &[Migration] = ALL.split_at(2).0;
     const NEXT: &[Migration] = &[
         Migration { version: 1, ..ALL[0] },
         Migration {
@@ -485,7 +502,7 @@ mod tests {
         }
         close(opened).await;
         let opened = open(folder.path(), ALL).await.unwrap();
-        assert_eq!(versions(&opened).await, [1, 2]);
+        assert_eq!(versions(&opened).await, [1, 2, 3]);
         let rows: Vec<(String, i64, i64, Option<i64>, String, bool)> = sqlx::query_as(
             "select id, number, first_seen_ms, enrolled_ms, tags, removed from device order by id",
         )
@@ -504,6 +521,71 @@ mod tests {
             ]
         );
         assert!(folder.path().join("reflash.db.schema-1.bak").exists());
+    }
+
+    #[tokio::test]
+    async fn jobs_of_the_second_schema_are_kept_and_tell_how_they_ended() {
+        type Ended = (Option<i64>, Option<String>, Option<String>, Option<i64>);
+        let folder = of_schema_1().await;
+        let opened = open(folder.path(), SECOND).await.unwrap();
+        let outcome = r#"{"ending":"kept-old","next_step":null,"reason":null,"text":"It runs 1.0."}"#;
+        // Ended with an outcome, ended without one, ended in another way, damaged, not ended.
+        let jobs = [
+            (true, "finished", outcome),
+            (true, "finished", "null"),
+            (true, "settled", outcome),
+            (true, "finished", "{"),
+            (false, "finished", outcome),
+        ];
+        for (job, (finished, step, detail)) in (1_i64..).zip(jobs) {
+            sqlx::query(
+                "insert into job (job, device, image, started_ms, last_seq, finished) values ($1, 'a', '', 5, 2, $2)",
+            )
+            .bind(job)
+            .bind(finished)
+            .execute(&opened.writer)
+            .await
+            .unwrap();
+            for (seq, step, detail) in [(1_i64, "finished", outcome), (2, step, detail)] {
+                sqlx::query(
+                    "insert into job_event (job, seq, epoch, attempt, step, detail, state, boot_id, boot_ns, wall_ms) \
+                     values ($1, $2, 1, 0, $3, $4, 'null', '', 0, $2 + 70)",
+                )
+                .bind(job)
+                .bind(seq)
+                .bind(step)
+                .bind(detail)
+                .execute(&opened.writer)
+                .await
+                .unwrap();
+            }
+        }
+        close(opened).await;
+        let opened = open(folder.path(), ALL).await.unwrap();
+        assert_eq!(versions(&opened).await, [1, 2, 3]);
+        assert!(folder.path().join("reflash.db.schema-2.bak").exists());
+        let rows: Vec<Ended> =
+            sqlx::query_as("select rollout, outcome, ending, ended_ms from job order by job")
+                .fetch_all(&opened.readers)
+                .await
+                .unwrap();
+        let untold: Ended = (None, None, None, Some(72));
+        let told = (
+            None,
+            Some(outcome.to_owned()),
+            Some("kept-old".to_owned()),
+            Some(72),
+        );
+        assert_eq!(
+            rows,
+            [
+                told,
+                untold.clone(),
+                untold.clone(),
+                untold,
+                (None, None, None, None)
+            ]
+        );
     }
 
     #[tokio::test]

@@ -80,7 +80,7 @@ async fn a_back_up_is_restored_and_what_was_there_is_kept_beside() {
     let aside = folder.join("replaced-1");
     let expected = Restored {
         aside: Some(aside.clone()),
-        schema: 2,
+        schema: 3,
     };
     assert_eq!(restored, expected);
     let store = open(folder).await;
@@ -127,7 +127,11 @@ async fn a_back_up_of_an_older_schema_is_brought_up_to_date() {
             .await
             .unwrap();
     sqlx::raw_sql(
-        "delete from schema_version where version = 2; \
+        "delete from schema_version where version in (2, 3); \
+         drop index job_device; drop index job_rollout; drop index job_ended; \
+         alter table job drop column rollout; alter table job drop column outcome; \
+         alter table job drop column ending; alter table job drop column ended_ms; \
+         drop table rollout_image; drop table rollout_member; drop table rollout; \
          drop table sample; drop table token; drop table log_head; drop table audit; drop table fleet_event; \
          drop table setting; drop table request_answer; drop table firmware; drop table feed; \
          drop index device_number; alter table device drop column number; \
@@ -240,7 +244,7 @@ async fn a_database_of_somebody_else_or_of_a_newer_program_is_refused() {
             refused,
             Err(RestoreError::NewerSchema {
                 found: 99,
-                known: 2,
+                known: 3,
                 ..
             })
         ),

@@ -8,15 +8,19 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use common::children::{Killed, can_inject, child, childs_folder, fill, run_on_disk, told_seqs};
-use common::{ADDRESS, DIGEST, audit_entry, device, event, firmware_row, fleet_row, id, open, poll};
+use common::{
+    ADDRESS, DIGEST, audit_entry, device, event, firmware_row, fleet_row, id, member, new_rollout, open,
+    poll, tamper,
+};
 use model::image::Image;
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions as _, Connection as _};
 use store::{
-    Holder, ImageError, JournalError, LeaseGrant, OpenError, Retention, Store, StoreErrorKind,
-    process_is_alive,
+    Holder, ImageError, JobFilter, JournalError, LeaseGrant, OpenError, RestoreError, Retention, Store,
+    StoreErrorKind, process_is_alive,
 };
 
 fn database(folder: &Path) -> PathBuf {
@@ -46,6 +50,15 @@ async fn keep_books(store: &Store, name: &str, n_rows: i64) {
     store.set_setting(name, Some(&json!([1, 2]))).await.unwrap();
     let image = Image::new(name, name.as_bytes().to_vec());
     store.put_firmware(&firmware_row(&image)).await.unwrap();
+    let members = [member(name, 0, &json!("queued"))];
+    let rollout = store
+        .create_rollout(&new_rollout(&[image.sha256()]), &members)
+        .await
+        .unwrap();
+    store
+        .save_rollout(rollout, &json!("running"), None, &members)
+        .await
+        .unwrap();
     for n in 1..=n_rows {
         store.save_polls(&[poll(name, n)]).await.unwrap();
         store.append_audit(&audit_entry(name)).await.unwrap();
@@ -61,7 +74,7 @@ async fn write_job(store: &Store, name: &str, n_events: i64) {
     let grant = store.acquire_lease(&id(name), &holder, 1, process_is_alive).await;
     let epoch = grant.unwrap().epoch();
     let job = store
-        .start_job(&id(name), epoch, *DIGEST, &event("look", &json!(1)))
+        .start_job(&id(name), epoch, *DIGEST, None, &event("look", &json!(1)))
         .await
         .unwrap();
     for seq in 2..=n_events {
@@ -187,6 +200,19 @@ async fn use_all(store: &Store) {
     let _ = store.devices_at(ADDRESS).await;
     let _ = store.pending_undos().await;
     let _ = store.devices_with_open_jobs().await;
+    let _ = store.jobs(&JobFilter::latest(100)).await;
+    let _ = store.outcome_counts(0).await;
+    let _ = store.rollouts(100, None).await;
+    if let Ok(open) = store.open_rollouts().await {
+        for whole in open {
+            let _ = store.rollout(whole.row.id).await;
+            let _ = store.jobs_of(whole.row.id, &id("a")).await;
+            let _ = store
+                .save_rollout(whole.row.id, &Value::Null, Some(1), &whole.members)
+                .await;
+        }
+    }
+    let _ = store.job_row(model::id::JobId(1)).await;
     let _ = store.fleet().await;
     let _ = store.samples(&id("a"), 0, 100).await;
     let _ = store.save_polls(&[poll("a", 99), poll("b", 99)]).await;
@@ -208,6 +234,28 @@ async fn use_all(store: &Store) {
         .await;
     let _ = store.back_up(&store.folder().join("copy.db")).await;
     let _ = store.housekeep(i64::MAX / 2, &Retention::default()).await;
+}
+
+#[tokio::test]
+async fn a_schema_that_is_no_text_is_refused_by_all() {
+    let folder = filled().await;
+    let backup = folder.path().join("bad.db");
+    tamper(
+        folder.path(),
+        "pragma writable_schema = on; \
+         update sqlite_schema set sql = replace(sql, 'family text', 'family t' || cast(x'ff' as text) || 'xt') \
+         where name = 'device'",
+    )
+    .await;
+    fs::copy(database(folder.path()), &backup).unwrap();
+    let whole = fs::read(&backup).unwrap();
+    check_corrupt(Store::open(folder.path()).await, folder.path(), &whole);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let restored = Store::restore(elsewhere.path(), &backup).await;
+    assert!(
+        matches!(restored, Err(RestoreError::Damaged { .. })),
+        "{restored:?}"
+    );
 }
 
 #[tokio::test]
@@ -389,14 +437,28 @@ async fn a_database_that_stays_locked_is_busy_and_then_goes_on() {
         .await
         .unwrap();
     let lock = locker.begin_with("begin immediate").await.unwrap();
+    let began = std::time::Instant::now();
     let error = store.upsert_device(&id("b"), ADDRESS, None, 1).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Busy, "{error:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     assert!(
         store.device(&id("a")).await.unwrap().is_some(),
         "reading goes on all the while"
     );
     lock.rollback().await.unwrap();
     store.upsert_device(&id("b"), ADDRESS, None, 1).await.unwrap();
+    // A lock that goes soon enough is waited out.
+    let lock = locker.begin_with("begin immediate").await.unwrap();
+    let c = id("c");
+    let (unlocked, written) = tokio::join!(
+        async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            lock.rollback().await
+        },
+        store.upsert_device(&c, ADDRESS, None, 1)
+    );
+    unlocked.unwrap();
+    written.unwrap();
 }
 
 #[tokio::test]
@@ -407,7 +469,7 @@ async fn child_writes_events_until_it_is_killed() {
     let grant = store.acquire_lease(&id("a"), &holder, 77, process_is_alive).await;
     let epoch = grant.unwrap().epoch();
     let job = store
-        .start_job(&id("a"), epoch, *DIGEST, &event("look", &json!(1)))
+        .start_job(&id("a"), epoch, *DIGEST, None, &event("look", &json!(1)))
         .await;
     let job = job.unwrap();
     println!("\nseq 1");
@@ -477,7 +539,10 @@ async fn child_on_a_full_disk() {
     let epoch = grant.unwrap().epoch();
     let state = json!("x".repeat(3_000));
     let first = event("look", &state);
-    let job = store.start_job(&id("a"), epoch, *DIGEST, &first).await.unwrap();
+    let job = store
+        .start_job(&id("a"), epoch, *DIGEST, None, &first)
+        .await
+        .unwrap();
     fill(&folder);
     let mut n_events = 1;
     let error = loop {
@@ -492,6 +557,11 @@ async fn child_on_a_full_disk() {
     assert_eq!(error.kind, StoreErrorKind::Full, "{error:?}");
     let put = store.put_image(&Image::new("a.bin", vec![1; 10_000]), 1).await;
     assert!(matches!(put, Err(ImageError::Full { .. })), "{put:?}");
+    assert_eq!(
+        files_below(&folder.join("images/sha256")),
+        [] as [PathBuf; 0],
+        "no part of it stays"
+    );
     assert_eq!(
         i64::try_from(store.events(job).await.unwrap().len()).unwrap(),
         n_events
@@ -514,6 +584,20 @@ async fn child_on_a_full_disk() {
         return;
     };
     assert!(matches!(error, OpenError::Full { .. }), "{error:?}");
+}
+
+/// All files in a folder and the folders in it.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
 }
 
 #[test]
@@ -578,7 +662,7 @@ async fn child_writes_until_a_write_fails() {
         return;
     };
     let (epoch, first) = (grant.epoch(), event("look", &Value::Null));
-    let Ok(job) = store.start_job(&id("a"), epoch, *DIGEST, &first).await else {
+    let Ok(job) = store.start_job(&id("a"), epoch, *DIGEST, None, &first).await else {
         println!("not begun");
         return;
     };

@@ -594,7 +594,7 @@ async fn a_job_begun_while_its_image_is_removed_is_refused_or_keeps_it() {
     let first = event("look", &state);
     let device_id = id("a");
     let (begun, removed) = tokio::join!(
-        store.start_job(&device_id, epoch, image.sha256(), &first),
+        store.start_job(&device_id, epoch, image.sha256(), None, &first),
         store.remove_firmware(image.sha256())
     );
     begun.unwrap();

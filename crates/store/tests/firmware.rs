@@ -64,7 +64,7 @@ async fn finish_job(store: &Store, hardware: &str, image: &Image, proven: Option
         ..event("done", &Value::Null)
     };
     store
-        .start_job(&id(hardware), epoch, image.sha256(), &last)
+        .start_job(&id(hardware), epoch, image.sha256(), None, &last)
         .await
         .unwrap();
 }
@@ -243,7 +243,13 @@ async fn an_image_that_a_job_brings_or_a_device_is_pinned_to_stays() {
     put(&store, &pinned).await;
     let epoch = lease(&store, "a").await;
     let job = store
-        .start_job(&id("a"), epoch, brought.sha256(), &event("look", &Value::Null))
+        .start_job(
+            &id("a"),
+            epoch,
+            brought.sha256(),
+            None,
+            &event("look", &Value::Null),
+        )
         .await
         .unwrap();
     store

@@ -296,7 +296,7 @@ async fn finish_job(store: &Store, hardware: &str) -> model::id::JobId {
         ..event("done", &Value::Null)
     };
     let job = store
-        .start_job(&id(hardware), epoch, *DIGEST, &last)
+        .start_job(&id(hardware), epoch, *DIGEST, None, &last)
         .await
         .unwrap();
     store.release_lease(&id(hardware), epoch).await.unwrap();
@@ -342,7 +342,7 @@ async fn a_removed_device_is_unknown_everywhere_and_its_jobs_stay() {
         "{leased:?}"
     );
     let begun = store
-        .start_job(&id("a"), epoch, *DIGEST, &event("look", &Value::Null))
+        .start_job(&id("a"), epoch, *DIGEST, None, &event("look", &Value::Null))
         .await;
     assert!(matches!(begun, Err(JournalError::Fenced)), "{begun:?}");
     let removed = store.remove_device(&id("a")).await;
@@ -379,7 +379,7 @@ async fn a_device_in_the_middle_of_something_is_neither_removed_nor_replaced() {
     store.upsert_device(&id("b"), ADDRESS, None, 1).await.unwrap();
     let epoch = lease(&store, "a").await;
     let job = store
-        .start_job(&id("a"), epoch, *DIGEST, &event("look", &Value::Null))
+        .start_job(&id("a"), epoch, *DIGEST, None, &event("look", &Value::Null))
         .await
         .unwrap();
     let before = store.fleet().await.unwrap();

@@ -5,9 +5,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{ADDRESS, device, event, fleet_row, id, now, open, poll};
+use common::{ADDRESS, device, event, fleet_row, id, member, new_rollout, now, open, poll};
 use model::family::Undo;
-use model::id::{JobId, Sha256};
+use model::id::{JobId, RolloutId, Sha256};
 use model::time::Now;
 use serde_json::{Value, json};
 use store::{ANSWERS_KEPT_MS, Answered, Event, Holder, Housekept, Liveness, Retention, Store};
@@ -27,6 +27,16 @@ async fn housekeep(store: &Store) -> Housekept {
 }
 
 async fn job(store: &Store, hardware: &str, image: &[u8], wall_ms: i64) -> JobId {
+    job_of(store, hardware, image, None, wall_ms).await
+}
+
+async fn job_of(
+    store: &Store,
+    hardware: &str,
+    image: &[u8],
+    rollout: Option<RolloutId>,
+    wall_ms: i64,
+) -> JobId {
     let holder = Holder::this_process().unwrap();
     let grant = store
         .acquire_lease(&id(hardware), &holder, 1, |_| Liveness::Dead)
@@ -38,7 +48,7 @@ async fn job(store: &Store, hardware: &str, image: &[u8], wall_ms: i64) -> JobId
         ..event("look", &Value::Null)
     };
     let job = store
-        .start_job(&id(hardware), epoch, Sha256::of(image), &first)
+        .start_job(&id(hardware), epoch, Sha256::of(image), rollout, &first)
         .await
         .unwrap();
     let last = Event {
@@ -131,7 +141,7 @@ async fn old_jobs_go_but_the_way_back_the_open_and_the_latest_stay() {
         ..event("look", &Value::Null)
     };
     let open_job = store
-        .start_job(&id("b"), epoch + 1, Sha256::of(b"x"), &first)
+        .start_job(&id("b"), epoch + 1, Sha256::of(b"x"), None, &first)
         .await
         .unwrap();
     store.remove_device(&id("gone")).await.unwrap();
@@ -150,6 +160,139 @@ async fn old_jobs_go_but_the_way_back_the_open_and_the_latest_stay() {
         assert_eq!(!store.events(job).await.unwrap().is_empty(), stays, "{job}");
     }
     assert_eq!(housekeep(&store).await.n_jobs, 0);
+}
+
+/// A rollout of one device.
+async fn rollout(store: &Store, hardware: &str, predecessor: Option<RolloutId>) -> RolloutId {
+    let wanted = store::NewRollout {
+        predecessor,
+        ..new_rollout(&[])
+    };
+    let members = [member(hardware, 0, &Value::Null)];
+    store.create_rollout(&wanted, &members).await.unwrap()
+}
+
+async fn end(store: &Store, rollout: RolloutId, ended_ms: i64) {
+    store
+        .save_rollout(rollout, &Value::Null, Some(ended_ms), &[])
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn jobs_of_an_open_rollout_stay_however_old_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = device(folder.path(), "a").await;
+    let old = NOW_MS - 50 * DAY_MS;
+    let of = rollout(&store, "a", None).await;
+    let mut jobs = Vec::new();
+    for image in [b"one", b"two", b"six"] {
+        jobs.push(job_of(&store, "a", image, Some(of), old).await);
+    }
+    assert_eq!(housekeep(&store).await, Housekept::default());
+    assert_eq!(store.jobs_of(of, &id("a")).await.unwrap().len(), 3);
+    end(&store, of, NOW_MS).await;
+    assert_eq!(housekeep(&store).await.n_jobs, 1, "the last two are the way back");
+    assert!(store.job_row(jobs[0]).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn old_rollouts_go_but_the_open_those_they_follow_and_the_latest_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = device(folder.path(), "a").await;
+    let old = NOW_MS - 10 * DAY_MS - 1;
+    let gone = rollout(&store, "a", None).await;
+    let way_back = job_of(&store, "a", b"one", Some(gone), old).await;
+    let recent = rollout(&store, "a", Some(gone)).await;
+    let followed = rollout(&store, "a", None).await;
+    let open_one = rollout(&store, "a", Some(followed)).await;
+    let latest = rollout(&store, "a", None).await;
+    for ended in [gone, followed, latest] {
+        end(&store, ended, old).await;
+    }
+    end(&store, recent, old + 1).await;
+    let went = housekeep(&store).await;
+    assert_eq!((went.n_rollouts, went.n_jobs), (1, 0));
+    for (rollout, stays) in [
+        (gone, false),
+        (recent, true),
+        (followed, true),
+        (open_one, true),
+        (latest, true),
+    ] {
+        assert_eq!(
+            store.rollout(rollout).await.unwrap().is_some(),
+            stays,
+            "{rollout}"
+        );
+    }
+    // What belonged to it stays without it.
+    let (row, _) = store.job_row(way_back).await.unwrap().unwrap();
+    assert_eq!(row.rollout, None);
+    let row = store.rollout(recent).await.unwrap().unwrap().row;
+    assert_eq!(row.predecessor, None);
+
+    end(&store, open_one, old).await;
+    assert_eq!(housekeep(&store).await.n_rollouts, 2);
+    assert_eq!(housekeep(&store).await.n_rollouts, 0);
+    assert!(
+        rollout(&store, "a", None).await > latest,
+        "no number is given again"
+    );
+}
+
+#[tokio::test]
+async fn many_old_rollouts_go_in_several_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = device(folder.path(), "a").await;
+    for _ in 0..25 {
+        let old = rollout(&store, "a", None).await;
+        end(&store, old, 5).await;
+    }
+    assert_eq!(housekeep(&store).await.n_rollouts, 24);
+}
+
+#[tokio::test]
+async fn the_row_of_a_removed_device_stays_as_long_as_a_rollout_tells_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = device(folder.path(), "a").await;
+    device(folder.path(), "b").await;
+    let of_a = rollout(&store, "a", None).await;
+    store.remove_device(&id("a")).await.unwrap();
+    assert_eq!(housekeep(&store).await.n_devices, 0);
+    assert_eq!(
+        store.rollout(of_a).await.unwrap().unwrap().members[0].device,
+        id("a")
+    );
+    end(&store, of_a, 5).await;
+    rollout(&store, "b", None).await;
+    let went = housekeep(&store).await;
+    assert_eq!((went.n_rollouts, went.n_devices), (1, 1));
+}
+
+/// An index that tells of jobs which are not in the table, as damage may leave it, must not be asked for ever.
+#[tokio::test]
+async fn housekeeping_of_a_damaged_table_ends_with_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = device(folder.path(), "a").await;
+    for _ in 0..3 {
+        job(&store, "a", b"one", 5).await;
+        let old = rollout(&store, "a", None).await;
+        end(&store, old, 5).await;
+    }
+    common::tamper(
+        folder.path(),
+        "create trigger stays before delete on job begin select raise(ignore); end; \
+         create trigger stays_too before delete on rollout begin select raise(ignore); end",
+    )
+    .await;
+    let kept = store.housekeep(NOW_MS, &TEN_DAYS).await;
+    assert_eq!(kept.unwrap_err().kind, store::StoreErrorKind::Corrupt);
+    common::tamper(folder.path(), "drop trigger stays").await;
+    let kept = store.housekeep(NOW_MS, &TEN_DAYS).await;
+    assert_eq!(kept.unwrap_err().kind, store::StoreErrorKind::Corrupt);
+    common::tamper(folder.path(), "drop trigger stays_too").await;
+    assert_eq!(housekeep(&store).await.n_rollouts, 2);
 }
 
 #[tokio::test]

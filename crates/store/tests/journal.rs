@@ -36,7 +36,10 @@ async fn a_job_is_its_events_in_order_and_ends_with_the_last() {
     let epoch = lease(&store, "a").await;
     let state = json!({"at": "look"});
     let first = event("look", &state);
-    let job = store.start_job(&id("a"), epoch, *DIGEST, &first).await.unwrap();
+    let job = store
+        .start_job(&id("a"), epoch, *DIGEST, None, &first)
+        .await
+        .unwrap();
     assert_eq!(
         store.open_job(&id("a")).await.unwrap().unwrap().state,
         json!({"at": "look"})
@@ -78,7 +81,7 @@ async fn a_state_that_is_a_bare_number_or_text_comes_back_as_it_was() {
     let store = device(folder.path(), "a").await;
     let epoch = lease(&store, "a").await;
     let job = store
-        .start_job(&id("a"), epoch, *DIGEST, &event("look", &json!(7)))
+        .start_job(&id("a"), epoch, *DIGEST, None, &event("look", &json!(7)))
         .await
         .unwrap();
     for state in [
@@ -100,15 +103,21 @@ async fn a_device_has_one_unfinished_job() {
     let store = device(folder.path(), "a").await;
     let epoch = lease(&store, "a").await;
     let first = event("look", &Value::Null);
-    let job = store.start_job(&id("a"), epoch, *DIGEST, &first).await.unwrap();
-    let second = store.start_job(&id("a"), epoch, *DIGEST, &first).await;
+    let job = store
+        .start_job(&id("a"), epoch, *DIGEST, None, &first)
+        .await
+        .unwrap();
+    let second = store.start_job(&id("a"), epoch, *DIGEST, None, &first).await;
     assert!(matches!(second, Err(JournalError::JobOpen(open)) if open == job));
     let end = Event {
         finished: true,
         ..first
     };
     store.append(job, epoch, &end).await.unwrap();
-    let next = store.start_job(&id("a"), epoch, *DIGEST, &end).await.unwrap();
+    let next = store
+        .start_job(&id("a"), epoch, *DIGEST, None, &end)
+        .await
+        .unwrap();
     assert!(next > job);
     assert_eq!(
         store.open_job(&id("a")).await.unwrap(),
@@ -152,7 +161,10 @@ async fn a_fenced_write_is_refused_and_changes_nothing() {
         installed: Change::Set(&installed),
         ..event("look", &Value::Null)
     };
-    let job = store.start_job(&id("a"), late, *DIGEST, &first).await.unwrap();
+    let job = store
+        .start_job(&id("a"), late, *DIGEST, None, &first)
+        .await
+        .unwrap();
     let grant = store
         .acquire_lease(&id("a"), &holder(2), 2_000, |_| Liveness::Dead)
         .await
@@ -180,7 +192,7 @@ async fn a_fenced_write_is_refused_and_changes_nothing() {
             store.append(job, epoch, &last).await,
             Err(JournalError::Fenced)
         ));
-        let begun = store.start_job(&id("a"), epoch, *DIGEST, &first).await;
+        let begun = store.start_job(&id("a"), epoch, *DIGEST, None, &first).await;
         assert!(matches!(begun, Err(JournalError::Fenced)));
         assert!(matches!(
             store.clear_undo(&id("a"), epoch).await,
@@ -214,7 +226,7 @@ async fn the_lease_of_another_device_fences_nothing_in() {
     device(folder.path(), "b").await;
     let a = lease(&store, "a").await;
     let job = store
-        .start_job(&id("a"), a, *DIGEST, &event("look", &Value::Null))
+        .start_job(&id("a"), a, *DIGEST, None, &event("look", &Value::Null))
         .await
         .unwrap();
     store.release_lease(&id("a"), a).await.unwrap();
@@ -233,7 +245,10 @@ async fn the_last_event_the_record_and_the_undo_are_one() {
         undo: Change::Set(&undo),
         ..event("look", &Value::Null)
     };
-    let job = store.start_job(&id("a"), epoch, *DIGEST, &first).await.unwrap();
+    let job = store
+        .start_job(&id("a"), epoch, *DIGEST, None, &first)
+        .await
+        .unwrap();
     let pending = store.pending_undos().await.unwrap();
     assert_eq!(
         (pending.len(), &pending[0].device, pending[0].job),
@@ -328,7 +343,10 @@ async fn many_writers_in_one_folder_lose_nothing() {
             let store = device(&path, &name).await;
             let epoch = lease(&store, &name).await;
             let first = event("look", &Value::Null);
-            let job = store.start_job(&id(&name), epoch, *DIGEST, &first).await.unwrap();
+            let job = store
+                .start_job(&id(&name), epoch, *DIGEST, None, &first)
+                .await
+                .unwrap();
             for _ in 0..30 {
                 store
                     .append(job, epoch, &event("step", &Value::Null))
@@ -356,7 +374,7 @@ async fn a_thousand_events_are_written_and_their_rate_is_told() {
     let epoch = lease(&store, "a").await;
     let state = json!({"at": "push", "evidence": "x".repeat(400)});
     let job = store
-        .start_job(&id("a"), epoch, *DIGEST, &event("look", &state))
+        .start_job(&id("a"), epoch, *DIGEST, None, &event("look", &state))
         .await
         .unwrap();
     let begin = std::time::Instant::now();
@@ -386,7 +404,10 @@ async fn the_devices_with_unfinished_jobs_are_told_in_the_order_of_their_jobs() 
         let store = device(folder.path(), name).await;
         let epoch = lease(&store, name).await;
         let first = event("look", &Value::Null);
-        let job = store.start_job(&id(name), epoch, *DIGEST, &first).await.unwrap();
+        let job = store
+            .start_job(&id(name), epoch, *DIGEST, None, &first)
+            .await
+            .unwrap();
         begun.push((store, job, epoch));
     }
     let (store, job, epoch) = &begun[1];

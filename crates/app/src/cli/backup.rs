@@ -80,12 +80,11 @@ pub(crate) async fn run(arguments: BackupArguments) -> Result<Exit, Trouble> {
         BackupCommand::Create { folder } => create(&state, folder, arguments.json).await,
         BackupCommand::List => list(&state, arguments.json),
         BackupCommand::Restore { backup, confirmation } => {
-            let question = format!(
-                "Put {} in the place of what is in {}?",
-                backup.display(),
-                state.display()
-            );
-            confirmation.ask(&question, arguments.json)?;
+            let plan = planned(&state, backup)?;
+            if confirmation.is_given() && !arguments.json {
+                let _ = io::Write::write_all(&mut io::stderr(), sentence(&plan).as_bytes());
+            }
+            confirmation.ask(&format!("{plan} Go on?"), arguments.json)?;
             restore(&state, backup, arguments.json).await
         }
     }
@@ -221,6 +220,24 @@ fn list(state: &Path, json: bool) -> Result<Exit, Trouble> {
     Ok(Exit::Done)
 }
 
+/// What a restore will replace, and where that is kept.
+fn planned(state: &Path, backup: &Path) -> Result<String, Trouble> {
+    let (into, from) = (state.display(), backup.display());
+    if !state.join(DATABASE).exists() {
+        return Ok(format!("This brings {from} to {into}, where no database is."));
+    }
+    let kept = store::next_aside(state).map_err(|error| failed("Looking into", state, &error))?;
+    let others = if backup.is_dir() {
+        ", and all other files there that differ"
+    } else {
+        "; images and keys stay as they are"
+    };
+    Ok(format!(
+        "This replaces the database in {into} by that of {from}{others}. What is there now is kept in {}.",
+        kept.display()
+    ))
+}
+
 async fn restore(state: &Path, backup: &Path, json: bool) -> Result<Exit, Trouble> {
     let whole = backup.is_dir();
     let database = if whole {
@@ -238,7 +255,7 @@ async fn restore(state: &Path, backup: &Path, json: bool) -> Result<Exit, Troubl
     let restored = Store::restore(state, &database).await.map_err(|error| {
         Trouble::new(
             Exit::Failed,
-            format!("{}.", chain(&error)),
+            sentence(&chain(&error)),
             "What was there is as it was, unless a file could not be written: then do it again.",
         )
     })?;

@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use families::Ways;
+use model::chain::chain;
 use net::{Callback, Dialer, Networks, Site, TcpOptions};
 use serde_json::json;
 use server::config::{Certificate, Config, Flag, Tls};
 use store::{ServerLockError, Store};
 
+use super::serve::beside_the_data;
 use super::{say, say_json, show};
 use crate::error::{Exit, Trouble};
 
@@ -42,7 +44,7 @@ const REFUSAL_WAIT: Duration = Duration::from_secs(2);
     Example:\n  reflash doctor --config /etc/reflash/reflash.yaml"
 )]
 pub(crate) struct DoctorArguments {
-    /// The configuration; without it the defaults are looked at.
+    /// The configuration; otherwise reflash.yaml in the data folder, if it is there, as the server does it.
     #[arg(long, value_name = "F")]
     config: Option<PathBuf>,
     /// The data folder, where it is not the one of the configuration.
@@ -125,7 +127,11 @@ pub(crate) async fn run(arguments: DoctorArguments) -> Result<Exit, Trouble> {
     // Asking the broker may need it; whoever was quicker chose the same.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut checks = Checks::default();
-    let config = configuration(&mut checks, arguments.config.as_deref());
+    // As `reflash serve` finds it.
+    let path = arguments
+        .config
+        .or_else(|| beside_the_data(arguments.data.as_deref()));
+    let config = configuration(&mut checks, path.as_deref());
     // Without a configuration that can be read, the rest is looked at as if there were none.
     let config = config.unwrap_or_default();
     let folder = arguments
@@ -181,7 +187,7 @@ fn configuration(checks: &mut Checks, path: Option<&Path>) -> Option<Config> {
         None => {
             checks.ok(
                 "configuration",
-                "No file is named with --config, so the defaults hold.",
+                "None is named with --config, and no reflash.yaml is in the data folder, so the defaults hold.",
             );
             Config::default()
         }
@@ -225,18 +231,17 @@ fn certificates(checks: &mut Checks, config: &Config) {
     {
         if let Certificate::Own { cert, key } = certificate {
             files.extend([cert.as_path(), key.as_path()]);
-            let mode = fs::metadata(key).map_or(0, |metadata| metadata.permissions().mode());
-            if mode & 0o004 != 0 {
-                checks.warning(
-                    "private-key",
-                    format!("{} can be read by everybody on this machine.", key.display()),
-                    format!("Run `chmod 600 {}`.", key.display()),
-                );
-            }
+            private_key(checks, key);
         }
         files.extend(client_ca.as_deref());
     }
-    files.extend(config.mqtt.as_ref().and_then(|mqtt| mqtt.ca.as_deref()));
+    if let Some(mqtt) = &config.mqtt {
+        files.extend(mqtt.ca.as_deref());
+        if let Some((cert, key)) = &mqtt.certificate {
+            files.extend([cert.as_path(), key.as_path()]);
+            private_key(checks, key);
+        }
+    }
     for file in files {
         match fs::read(file) {
             Ok(text) if text.windows(11).any(|window| window == b"-----BEGIN ") => {
@@ -253,6 +258,17 @@ fn certificates(checks: &mut Checks, config: &Config) {
                 "Name a file that this user may read.",
             ),
         }
+    }
+}
+
+fn private_key(checks: &mut Checks, key: &Path) {
+    let mode = fs::metadata(key).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o004 != 0 {
+        checks.warning(
+            "private-key",
+            format!("{} can be read by everybody on this machine.", key.display()),
+            format!("Run `chmod 600 {}`.", key.display()),
+        );
     }
 }
 
@@ -680,21 +696,10 @@ async fn broker(checks: &mut Checks, config: &Config) {
     let families = families::all(&site, &Ways::default());
     let lookouts: Vec<_> = families.iter().flat_map(|family| family.lookouts()).collect();
     let (out, mut sightings) = tokio::sync::mpsc::channel(1);
-    let listener = match discovery::Broker::at(mqtt.broker.as_str()) {
-        Ok(mut listener) => {
-            listener.username.clone_from(&mqtt.username);
-            listener.password.clone_from(&mqtt.password);
-            listener.ca.clone_from(&mqtt.ca);
-            listener
-        }
-        Err(error) => {
-            checks.wrong(
-                "broker",
-                format!("Its address cannot be used: {}.", chain(&error)),
-                next_step,
-            );
-            return;
-        }
+    let listener = discovery::Broker {
+        // Under the server's own name we would throw it out.
+        client_id: None,
+        ..server::broker(mqtt)
     };
     let ended = tokio::select! {
         error = discovery::mqtt(&listener, &lookouts, &out) => Some(error),
@@ -707,7 +712,7 @@ async fn broker(checks: &mut Checks, config: &Config) {
         Some(error) => checks.wrong(
             "broker",
             format!("{host} port {port} does not take us: {}.", chain(&error)),
-            "Look at `mqtt.username`, `mqtt.password` and `mqtt.ca`.",
+            "Look at `mqtt.username`, `mqtt.password`, `mqtt.ca`, `mqtt.cert` and `mqtt.key`.",
         ),
     }
 }
@@ -746,17 +751,6 @@ fn feeds(checks: &mut Checks, config: &Config) {
             }
         }
     }
-}
-
-/// An error and what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -969,6 +963,25 @@ mod tests {
         }
         assert_eq!(interfaces_with_multicast(folder.path()), ["eth0"]);
         assert!(interfaces_with_multicast(&folder.path().join("none")).is_empty());
+    }
+
+    #[test]
+    fn the_brokers_certificates_must_be_there_and_private() {
+        let (folder, mut checks, config) =
+            read("mqtt: { broker: \"mqtts://broker\", cert: cert.pem, key: key.pem }\n");
+        fs::write(folder.path().join("key.pem"), "-----BEGIN PRIVATE KEY-----\n").unwrap();
+        fs::set_permissions(folder.path().join("key.pem"), fs::Permissions::from_mode(0o644)).unwrap();
+        certificates(&mut checks, &config.unwrap());
+        check(&checks, "certificate", Standing::Wrong, "cert.pem cannot be read");
+        check(&checks, "certificate", Standing::Ok, "key.pem");
+        check(&checks, "private-key", Standing::Warning, "everybody");
+    }
+
+    #[test]
+    fn keys_that_nothing_comes_of_are_told() {
+        let (_folder, checks, config) = read("policy: { rollback: never, auto_enroll: false }\n");
+        assert!(config.is_some());
+        check(&checks, "without-effect", Standing::Warning, ": policy.rollback.");
     }
 
     #[test]

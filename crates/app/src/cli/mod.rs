@@ -1,6 +1,7 @@
 //! The command line.
 
 mod allow;
+mod audit;
 mod backup;
 mod client;
 mod completions;
@@ -9,19 +10,31 @@ mod demo;
 mod device;
 mod doctor;
 mod firmware;
+mod history;
 mod inspect;
+mod job;
 mod nearest;
+mod plan;
 mod push;
+mod rollback;
+mod rollout;
 mod secret;
 mod serve;
 mod show;
 mod simulate;
+mod sse;
+mod standing;
+mod stats;
 mod table;
 mod token;
+mod update;
 mod usage;
+mod wanted;
+mod watch;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::filter::Targets;
@@ -63,6 +76,22 @@ enum Command {
     Device(Box<device::DeviceArguments>),
     /// Look at firmware files; keep, approve and remove them.
     Firmware(Box<firmware::FirmwareArguments>),
+    /// Say what an update would do to each device, and why not; nothing is changed.
+    Plan(Box<plan::PlanArguments>),
+    /// Update devices, the first ones before the others, and prove what each of them runs.
+    Update(Box<update::UpdateArguments>),
+    /// Bring devices back to what they ran before.
+    Rollback(Box<rollback::RollbackArguments>),
+    /// Look at rollouts, follow them, hold them, end them.
+    Rollout(Box<rollout::RolloutArguments>),
+    /// Look at the update of one device, or cancel it.
+    Job(job::JobArguments),
+    /// List the updates of the past.
+    History(history::HistoryArguments),
+    /// Count how updates went, and what runs where.
+    Stats(stats::StatsArguments),
+    /// Check that nobody has changed what the server wrote down of who did what.
+    Audit(audit::AuditArguments),
     /// Make and revoke the tokens by which others ask the server.
     Token(token::TokenArguments),
     /// Copy the state folder's database, and bring a copy back.
@@ -83,10 +112,18 @@ impl Command {
         match self {
             Self::Device(arguments) => arguments.server.json,
             Self::Firmware(arguments) => arguments.json(),
+            Self::Plan(arguments) => arguments.server.json,
+            Self::Rollout(arguments) => arguments.server.json,
+            Self::Job(arguments) => arguments.server.json,
+            Self::History(arguments) => arguments.server.json,
+            Self::Stats(arguments) => arguments.server.json,
+            Self::Audit(arguments) => arguments.server.json,
             Self::Token(arguments) => arguments.server.json,
             Self::Backup(arguments) => arguments.json(),
-            // A push tells its own.
+            // These tell their own.
             Self::Push(_)
+            | Self::Update(_)
+            | Self::Rollback(_)
             | Self::Demo(_)
             | Self::Doctor(_)
             | Self::Serve(_)
@@ -102,7 +139,7 @@ pub(crate) fn main() -> ExitCode {
     let arguments = device::with_tags_to_remove(std::env::args_os());
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return usage::tell(&error, arguments.into_iter().skip(1)).into(),
+        Err(error) => return with_unsaid(usage::tell(&error, arguments.into_iter().skip(1))).into(),
     };
     log();
     raise_file_limit();
@@ -118,8 +155,8 @@ pub(crate) fn main() -> ExitCode {
         (None, Command::Man(arguments)) => completions::man(arguments),
         (None, _) => in_runtime(cli.command),
     };
-    exit.unwrap_or_else(|trouble| if json { tell_json(&trouble) } else { tell(&trouble) })
-        .into()
+    let exit = exit.unwrap_or_else(|trouble| if json { tell_json(&trouble) } else { tell(&trouble) });
+    with_unsaid(exit).into()
 }
 
 fn in_runtime(command: Command) -> Result<Exit, Trouble> {
@@ -142,6 +179,14 @@ fn in_runtime(command: Command) -> Result<Exit, Trouble> {
             Command::Push(arguments) => push::run(*arguments).await,
             Command::Device(arguments) => device::run(*arguments).await,
             Command::Firmware(arguments) => firmware::run(*arguments).await,
+            Command::Plan(arguments) => plan::run(*arguments).await,
+            Command::Update(arguments) => update::run(*arguments).await,
+            Command::Rollback(arguments) => rollback::run(*arguments).await,
+            Command::Rollout(arguments) => rollout::run(*arguments).await,
+            Command::Job(arguments) => job::run(arguments).await,
+            Command::History(arguments) => history::run(arguments).await,
+            Command::Stats(arguments) => stats::run(arguments).await,
+            Command::Audit(arguments) => audit::run(arguments).await,
             Command::Token(arguments) => token::run(arguments).await,
             Command::Backup(arguments) => backup::run(arguments).await,
             Command::Doctor(arguments) => doctor::run(arguments).await,
@@ -151,17 +196,56 @@ fn in_runtime(command: Command) -> Result<Exit, Trouble> {
     })
 }
 
-/// Says something on standard output. An error means that nobody reads it any more.
-fn say(text: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+/// Why something that was said did not arrive, though somebody wants it.
+///
+/// It is kept here, and not returned through every command, so that none can forget it.
+static UNSAID: OnceLock<io::Error> = OnceLock::new();
+
+/// Says something on standard output. An error means that it did not arrive; only whoever says more needs to look at it.
+fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let said = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    said.map_err(arrived_not)
+}
+
+/// Keeps in mind that something did not arrive. A reader that is gone has had enough, and nothing is wrong with that.
+fn arrived_not(error: io::Error) -> io::Error {
+    let kind = error.kind();
+    if kind == io::ErrorKind::BrokenPipe {
+        return error;
+    }
+    let _ = UNSAID.set(error);
+    kind.into()
+}
+
+/// How it ends when not everything that was said has arrived: whoever waits for it must not take it for nothing.
+fn with_unsaid(exit: Exit) -> Exit {
+    match UNSAID.get() {
+        None => exit,
+        Some(error) => {
+            let trouble = Trouble::new(
+                if matches!(exit, Exit::Done | Exit::Nothing) {
+                    Exit::Failed
+                } else {
+                    exit
+                },
+                format!("The result could not be written: {error}."),
+                "Make room where standard output goes; what the command does apart from telling is done.",
+            );
+            tell(&trouble)
+        }
+    }
 }
 
 /// Says one JSON value on standard output.
 fn say_json(value: &serde_json::Value) {
     // A reader that is gone does not change what was done.
     let _ = say(&format!("{}\n", show::safe_json(&format!("{value:#}"))));
+}
+
+/// Says one JSON value in one line on standard output.
+fn say_json_line(value: &serde_json::Value) {
+    let _ = say(&format!("{}\n", show::safe_json(&value.to_string())));
 }
 
 /// Tells a program why a command could not do its work.
@@ -175,7 +259,7 @@ fn tell(trouble: &Trouble) -> Exit {
     // What is told may hold names of files, which may hold anything.
     let (what, next_step) = (show::safe(&trouble.what), show::safe(&trouble.next_step));
     // A reader that is gone must not turn an error into a crash.
-    let _ = writeln!(std::io::stderr(), "error: {what}\n  next: {next_step}");
+    let _ = writeln!(io::stderr(), "error: {what}\n  next: {next_step}");
     trouble.exit
 }
 
@@ -195,8 +279,8 @@ fn log() {
         .ok()
         .and_then(|text| text.parse::<Targets>().ok());
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     tracing_subscriber::registry()
         .with(filter.unwrap_or_default())
         .with(lines)
@@ -225,6 +309,27 @@ fn duration(text: &str) -> Result<std::time::Duration, String> {
         .ok_or_else(|| "that is longer than a day".to_owned())
 }
 
+/// Reads a longer time, such as `12h`, `7d` or `2w`; a number alone is none.
+fn span(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || "write a time as 90s, 30m, 12h, 7d or 2w".to_owned();
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds_each = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        'w' => 7 * 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    number
+        .checked_mul(seconds_each)
+        .map(std::time::Duration::from_secs)
+        // Longer than anybody waits or remembers; and every sum with it stays in range.
+        .filter(|span| *span <= std::time::Duration::from_hours(24 * 366 * 10))
+        .ok_or_else(|| "that is longer than ten years".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,6 +346,22 @@ mod tests {
         assert_eq!(duration("500ms").unwrap().as_millis(), 500);
         assert_eq!(duration("3m").unwrap().as_secs(), 180);
         assert_eq!(duration("1.5").unwrap().as_millis(), 1_500);
+        assert_eq!(span("90s").unwrap().as_secs(), 90);
+        assert_eq!(span("12h").unwrap().as_secs(), 43_200);
+        assert_eq!(span("2w").unwrap().as_secs(), 14 * 86_400);
+        for bad in [
+            "",
+            "d",
+            "12",
+            "1.5h",
+            "-1d",
+            "1d ",
+            "9999999999999999999w",
+            "12é",
+            "4000d",
+        ] {
+            assert!(span(bad).is_err(), "{bad}");
+        }
         for bad in ["", "s", "10 s", "-1s", "10d", "25h", "1e9"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

@@ -23,7 +23,7 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Address and port of the API; otherwise what the configuration says, else 127.0.0.1:8927.
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "managed")]
     pub(crate) listen: Option<String>,
     /// For a parent that owns this process: no port but the socket in the folder of the data, one READY line, and an end when
     /// standard input closes.
@@ -57,7 +57,7 @@ pub(crate) async fn run(arguments: ServeArguments) -> Result<Exit, Trouble> {
 }
 
 /// The configuration in the folder of the data, if it is there.
-fn beside_the_data(data: Option<&Path>) -> Option<PathBuf> {
+pub(super) fn beside_the_data(data: Option<&Path>) -> Option<PathBuf> {
     let folder = data.map_or_else(store::default_folder, Path::to_owned);
     Some(folder.join("reflash.yaml")).filter(|path| path.is_file())
 }

@@ -11,8 +11,7 @@ use crate::error::Exit;
 /// Tells a usage error with a hint, as JSON where that was asked for; asking for help is none.
 pub(super) fn tell(error: &clap::Error, arguments: impl Iterator<Item = OsString>) -> Exit {
     if !error.use_stderr() {
-        // A closed pipe is no reason to fail differently.
-        let _ = error.print();
+        let _ = error.print().map_err(super::arrived_not);
         return Exit::Done;
     }
     // What comes after `--` is no option any more.

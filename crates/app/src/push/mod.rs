@@ -12,13 +12,13 @@ use engine::{
     Engine, Finished, Lease, LeaseError, PutBack, Report, RunError, Start, Stop, Watcher, Way, Work,
 };
 use families::Ways;
-use model::chain::chain;
+use model::chain::{chain, sentence};
 use model::device::{Device, Snapshot};
 use model::family::{Answers, Family, Method, Notes, Target};
 use model::id::DeviceId;
 use model::image::{Image, ImageInfo, MAX_IMAGE_LEN_BYTES};
 use model::installed::Installed;
-use model::job::{Job, Order, Proof};
+use model::job::{Job, MAX_PUSHES, Order, Proof};
 use model::outcome::{Ending, Outcome, before_first_byte};
 use model::precheck::Permits;
 use net::Site;
@@ -87,6 +87,18 @@ pub(crate) struct Pushed {
     /// The job; none where it did not come to one.
     pub(crate) job: Option<Job>,
     pub(crate) warnings: Vec<String>,
+}
+
+impl Pushed {
+    /// What was seen of the device before.
+    pub(crate) fn before(&self) -> Option<&Snapshot> {
+        Some(&self.job.as_ref()?.evidence.before.as_ref()?.snapshot)
+    }
+
+    /// What was seen of it last.
+    pub(crate) fn after(&self) -> Option<&Snapshot> {
+        Some(&self.job.as_ref()?.evidence.after.as_ref()?.snapshot)
+    }
 }
 
 /// Reads an image file, whole and bounded.
@@ -246,6 +258,8 @@ impl Bench {
             soak: request.soak,
             proof: request.proof,
             record,
+            rollout: None,
+            max_pushes: MAX_PUSHES,
         };
         let report = |report: Report<'_>| news(News::Job(report));
         let work = Work {
@@ -478,13 +492,5 @@ fn not_run(error: &RunError) -> Trouble {
         RunError::NotStored(_) | RunError::NoNotes(_) => "Mend what the message names, then push again.",
         RunError::Unreadable(..) => "Use the reflash version that began the job.",
     };
-    let what = chain(error);
-    let mut letters = what.chars();
-    let what: String = letters
-        .next()
-        .into_iter()
-        .flat_map(char::to_uppercase)
-        .chain(letters)
-        .collect();
-    Trouble::new(Exit::Failed, format!("{what}."), next_step)
+    Trouble::new(Exit::Failed, sentence(&chain(error)), next_step)
 }

@@ -84,6 +84,27 @@ async fn what_a_restore_replaces_is_kept_aside() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_says_beforehand_what_it_replaces_and_where_that_is_kept() {
+    let home = tempfile::tempdir().unwrap();
+    let (old, copy) = (home.path().join("old"), home.path().join("copy"));
+    state(&old).await;
+    run(backup(&old, &["create", copy.to_str().unwrap()])).await;
+    for (nth, arguments) in [(1, &["--yes"][..]), (2, &[]), (2, &["--yes"])] {
+        let restore = [&["restore", copy.to_str().unwrap()], arguments].concat();
+        let ended = run(backup(&old, &restore)).await;
+        let told: Vec<_> = ended.stderr.split_whitespace().collect();
+        let (told, kept) = (told.join(" "), format!("{}/replaced-{nth}", old.display()));
+        assert!(
+            told.contains(&format!("replaces the database in {}", old.display())) && told.contains(&kept),
+            "{ended:#?}"
+        );
+        let done = arguments.contains(&"--yes");
+        assert_eq!(ended.code, Some(if done { 0 } else { 64 }), "{ended:#?}");
+        assert_eq!(Path::new(&kept).join("reflash.db").is_file(), done, "{ended:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_restored_without_a_yes_from_nothing_or_into_a_folder_in_use() {
     let home = tempfile::tempdir().unwrap();
     let (old, copy) = (home.path().join("old"), home.path().join("copy"));

@@ -13,6 +13,7 @@ mod backup;
 mod fake;
 mod fleet;
 mod real;
+mod rollouts;
 mod secure;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -872,6 +873,51 @@ async fn completions_and_pages_know_every_command() {
     let checked = std::process::Command::new("bash").arg("-n").arg(&file).output();
     if let Ok(checked) = checked {
         assert!(checked.status.success(), "{checked:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_cannot_be_written_ends_with_1_and_says_so() {
+    let fake = Fake::start(serve);
+    for (arguments, code) in [
+        (&["device", "list"][..], 1),
+        (&["device", "list", "--json"], 1),
+        (&["device", "show", "nobody", "--json"], 3),
+        (&["--help"], 1),
+    ] {
+        let mut command = match arguments {
+            ["--help"] => reflash(arguments),
+            _ => fake.command(arguments),
+        };
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        command.stdout(full).stderr(std::process::Stdio::piped());
+        let ended = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let ended = ended.await.unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(
+            said.contains("could not be written: No space left") && said.contains("next:"),
+            "{arguments:?}: {said}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_are_left_out_are_named_or_counted() {
+    for (n_files, last) in [(5, "4.bin is odd."), (6, "  and 1 more"), (10, "  and 5 more")] {
+        let mut list = firmware();
+        let folder = list.folder.as_mut().unwrap();
+        folder.ignored = (0..n_files)
+            .map(|n| server::views::NoteView {
+                rule: "odd-name".to_owned(),
+                text: format!("{n}.bin is odd."),
+            })
+            .collect();
+        let list = serde_json::to_value(list).unwrap();
+        let fake = Fake::start(move |_| good(&list));
+        let ended = run(fake.command(&["firmware", "list"])).await;
+        assert_eq!(ended.stdout.matches("is odd").count(), 5, "{ended:#?}");
+        assert!(ended.stdout.trim_end().ends_with(last), "{ended:#?}");
     }
 }
 

@@ -120,6 +120,95 @@ async fn a_back_up_is_made_beside_the_real_server_and_not_restored_beside_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_limits_of_the_configuration_hold() {
+    let server = Server::with(
+        "server: { limits: { failed_logins_per_minute: 2, body_bytes: 1024, image_bytes: 1000000 } }\n\
+         policy: { rollback: never }\n",
+    )
+    .await;
+    assert!(
+        server.running.told().contains("policy.rollback"),
+        "a key without effect is told"
+    );
+    let (fits, large) = (server.file("fits.bin"), server.file("large.bin"));
+    std::fs::write(&fits, image(Some("1.1"), 7)).unwrap();
+    std::fs::write(&large, vec![0xe9; 1_000_001]).unwrap();
+    let add = |file: &Path| server.here(&["firmware", "add", file.to_str().unwrap()]);
+    let ended = run(add(&large)).await;
+    assert!(
+        ended.code == Some(1) && ended.stdout.contains("at most 1000000 bytes"),
+        "{ended:#?}"
+    );
+    done(&run(add(&fits)).await);
+    let name = "n".repeat(1024);
+    let ended = run(server.here(&["token", "create", &name])).await;
+    assert!(
+        ended.code == Some(1) && ended.stdout.contains("at most 1024 bytes"),
+        "{ended:#?}"
+    );
+    let guess = server.file("guess");
+    let mut told = String::new();
+    for n in 0..6 {
+        std::fs::write(&guess, format!("rfl_{n}")).unwrap();
+        told = run(server.there(&["device", "list"], &guess)).await.stdout;
+    }
+    let wait = told
+        .split_once("ait ")
+        .and_then(|(_, wait)| wait.split(' ').next()?.parse().ok());
+    assert!(
+        matches!(wait, Some(20..=30)),
+        "half a minute, less what went by: {told}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_server_on_the_same_folder_ends_and_leaves_the_first_its_socket() {
+    let server = Server::start().await;
+    let mut second = reflash(["serve", "--managed", "--data"]);
+    second.arg(server.data()).stdin(Stdio::null());
+    let ended = run(second).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:#?}");
+    assert!(
+        ended.stderr.contains("A server is at work") && ended.stderr.contains("stop it first"),
+        "{ended:#?}"
+    );
+    done(&run(server.here(&["device", "list"])).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_folder_that_is_a_file_is_told_as_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let mut command = reflash(["serve", "--data"]);
+    command.arg(&file).stdin(Stdio::null());
+    let ended = run(command).await;
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+    assert!(
+        ended.stderr.contains("it is a file") && ended.stderr.contains("--data"),
+        "{ended:#?}"
+    );
+    assert!(!ended.stderr.contains("running server"), "{ended:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_doctor_reads_the_configuration_that_the_server_would() {
+    let folder = tempfile::tempdir().unwrap();
+    let doctor = || {
+        let mut command = reflash(["doctor", "--json", "--data"]);
+        command.arg(folder.path());
+        command
+    };
+    let told = run(doctor()).await.json();
+    let first = told["checks"][0]["text"].as_str().unwrap();
+    assert!(first.contains("no reflash.yaml is in"), "{first}");
+    std::fs::write(folder.path().join("reflash.yaml"), "polcy: {}\n").unwrap();
+    let ended = run(doctor()).await;
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+    assert!(ended.stdout.contains("reflash.yaml:1:1"), "{ended:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_of_the_real_server_is_scanned_enrolled_named_and_forgotten() {
     let rig = Rig::start(|config| config.mac = Some("a0:b1:c2:d3:e4:f5".parse().unwrap())).await;
     let address = rig.device.ip();

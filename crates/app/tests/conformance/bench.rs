@@ -11,7 +11,7 @@ use model::device::{Device, Snapshot};
 use model::family::{Answers, Driver, Family, Notes, Target, Timing};
 use model::id::DeviceId;
 use model::image::{Image, Inspection};
-use model::job::{Job, Order, Proof};
+use model::job::{Job, MAX_PUSHES, Order, Proof};
 use model::precheck::Permits;
 use model::version::Versions;
 use net::{Callback, Dialer, Networks, Site};
@@ -153,6 +153,8 @@ impl<'a> Bench<'a> {
             soak: SOAK,
             proof: Proof::Watched,
             record: self.store.installed(&id).await.unwrap(),
+            rollout: None,
+            max_pushes: MAX_PUSHES,
         };
         let driver = self.driver(secret, self.notes(&id).await, self.answers(&id));
         let (_stop, stopped) = watch::channel(Stop::No);

@@ -46,6 +46,15 @@ fn configuration(ranges: &[&str], more: &str) -> String {
     format!("ir_remote_ota:\n  scan_interval: 10\n  poll_interval: 5\n  network_range: {ranges}\n{more}")
 }
 
+/// A broker, and a server on the same host that listens to nothing else; none where there is no mosquitto.
+fn with_broker(home: &mut Home) -> Option<(Mosquitto, Server)> {
+    let hub = hub(home);
+    let broker = Mosquitto::start_at(&hub)?;
+    let listening = format!("mqtt: {{ broker: \"mqtt://{}\" }}\n", broker.address());
+    let server = Server::start(&hub, &configuration(&[], &listening));
+    Some((broker, server))
+}
+
 /// Nobody has asked it for a password answer, invited it to an update, or sent it an image.
 #[track_caller]
 fn was_left_alone(simulator: &Simulator) {
@@ -110,17 +119,9 @@ fn devices_of_all_four_sources_appear_within_one_interval_with_the_right_data() 
 #[test]
 fn a_device_that_only_a_broker_can_reach_is_known_without_an_address() {
     let Some(mut home) = Home::build() else { return };
-    let hub = hub(&mut home);
-    let Some(broker) = Mosquitto::start_at(&hub) else {
+    let Some((broker, server)) = with_broker(&mut home) else {
         return;
     };
-    let server = Server::start(
-        &hub,
-        &configuration(
-            &[],
-            &format!("mqtt: {{ broker: \"mqtt://{}\" }}\n", broker.address()),
-        ),
-    );
     broker.publish(
         "home/ir_remote_mini/a0b1c2000063/status",
         r#"{"status":"online","uptime":77,"free_heap":1234,"device":"ir_receiver_mini"}"#,
@@ -303,17 +304,9 @@ fn commands_that_a_broker_keeps_do_nothing_however_often_it_restarts() {
 #[test]
 fn topics_name_devices_by_twelve_digits_and_by_nothing_else() {
     let Some(mut home) = Home::build() else { return };
-    let hub = hub(&mut home);
-    let Some(broker) = Mosquitto::start_at(&hub) else {
+    let Some((broker, server)) = with_broker(&mut home) else {
         return;
     };
-    let server = Server::start(
-        &hub,
-        &configuration(
-            &[],
-            &format!("mqtt: {{ broker: \"mqtt://{}\" }}\n", broker.address()),
-        ),
-    );
     broker.wait_for_subscriber("home/ir_remote_mini/+/status");
     let heartbeat = r#"{"status":"online","uptime":77,"free_heap":1234,"device":"ir_receiver_mini"}"#;
     let long = "a".repeat(4000);
@@ -363,6 +356,8 @@ fn announced_addresses_are_no_more_than_hints() {
     let honest = simulate(&device(&mut home, 11), 11, &["--version", "1.1"]);
     // Would be found if anybody looked at loopback.
     let _own = Simulator::start(&hub.at(Ipv4Addr::LOCALHOST), &["--mac", &mac(1)]);
+    // The same for its own address in the network.
+    let _here = simulate(&hub, 2, &[]);
     let evil = device(&mut home, 66);
     let liars: Vec<_> = [
         "127.0.0.1",

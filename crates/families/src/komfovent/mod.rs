@@ -134,6 +134,17 @@ impl Family for Komfovent {
         }
     }
 
+    fn restarts_within(&self) -> Duration {
+        // Document 002: 1 to 2 minutes.
+        Duration::from_secs(90)
+    }
+
+    fn interrupts(&self, duration: Duration) -> Option<String> {
+        let minutes = duration.as_secs().div_ceil(60).max(1);
+        let plural = if minutes == 1 { "" } else { "s" };
+        Some(format!("Ventilation pauses for about {minutes} minute{plural}."))
+    }
+
     fn undo(&self, before: &Snapshot) -> Option<Undo> {
         let put_back = PutBack {
             logout: true,

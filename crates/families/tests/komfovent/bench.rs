@@ -11,7 +11,7 @@ use families::Ways;
 use model::device::Device;
 use model::family::{Answers, Driver, Family, Fault, Notes, Target, Timing, Undo};
 use model::image::{Image, ImageInfo, Inspection};
-use model::job::{Act, Job, Order, Phase, Proof, Seen, next};
+use model::job::{Act, Job, MAX_PUSHES, Order, Phase, Proof, Seen, next};
 use model::outcome::Ending;
 use model::precheck::{Permits, precheck};
 use model::progress::Progress;
@@ -181,6 +181,8 @@ impl Bench {
             soak: Duration::ZERO,
             proof: Proof::Watched,
             record: None,
+            rollout: None,
+            max_pushes: MAX_PUSHES,
         };
         let (mut job, mut act) = next(Job::new(order), Seen::Begun, self.now());
         loop {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::Snapshot;
 use crate::family::{Fault, Label, Method, Timing, Undo, Verdict};
-use crate::id::{DeviceId, Sha256};
+use crate::id::{DeviceId, RolloutId, Sha256};
 use crate::image::ImageInfo;
 use crate::installed::Installed;
 use crate::outcome::{End, Ending, Outcome};
@@ -53,6 +53,20 @@ pub struct Order {
     pub proof: Proof,
     /// What the device is believed to run before the push.
     pub record: Option<Installed>,
+    /// The rollout that it is part of; none for a push by hand.
+    #[serde(default)]
+    pub rollout: Option<RolloutId>,
+    /// Pushes that it may begin at most, 1 or [`MAX_PUSHES`].
+    #[serde(default = "most")]
+    pub max_pushes: u8,
+}
+
+/// Pushes of one job: the first, and one more after a death in mid-stream (DESIGN.md, "A push").
+pub const MAX_PUSHES: u8 = 2;
+
+/// What orders were given that were stored before they said it.
+fn most() -> u8 {
+    MAX_PUSHES
 }
 
 /// A reading of the device, and when it was taken.

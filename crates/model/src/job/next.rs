@@ -15,8 +15,6 @@ use crate::time::Now;
 const MAX_FIRST_LOOKS: u8 = 3;
 /// Pause between two first looks.
 const BETWEEN_FIRST_LOOKS: Duration = Duration::from_secs(1);
-/// Pushes of one job: the first, and one more after a death in mid-stream (DESIGN.md, "A push").
-const MAX_PUSHES: u8 = 2;
 /// Tries to put things back before it is left to the next command for the device.
 const MAX_UNDOS: u8 = 3;
 /// Silent looks in a row that can be a restart, on a device that tells no uptime: one may merely be lost. Taste.
@@ -467,7 +465,7 @@ fn no_return(end: &End, last: &Result<(Snapshot, Label), Fault>) -> Outcome {
 fn may_push_again(job: &Job, end: &End, judged: &Outcome) -> bool {
     matches!(end, End::Lost(fault) if fault.reason == Reason::MidStream)
         && judged.ending == Ending::KeptOld
-        && job.n_pushes < MAX_PUSHES
+        && job.n_pushes < job.order.max_pushes
         && !job.cancelled
 }
 

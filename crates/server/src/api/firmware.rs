@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, Json};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
@@ -15,7 +15,7 @@ use model::id::Sha256;
 use model::image::Image;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use store::ImageError;
+use store::{FleetRow, ImageError};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -188,7 +188,7 @@ async fn add_firmware(
     } else {
         StatusCode::OK
     };
-    Ok(with(audited, (status, Json(view)).into_response()))
+    Ok(audited.with((status, Json(view))))
 }
 
 /// The device that somebody means, as it was stored last.
@@ -202,18 +202,10 @@ async fn device(api: &Api, named: &str) -> Result<Device, Failure> {
         )
         .next("wait until it answers")
     };
-    let row = rows
-        .into_iter()
-        .find(|row| row.id.key() == key)
-        .ok_or_else(unseen)?;
-    let snapshot = row.snapshot.ok_or_else(unseen)?;
-    Ok(Device {
-        id: row.id,
-        address: row.address.ok_or_else(unseen)?,
-        hardware: snapshot.hardware,
-        slot_bytes: row.slot_bytes,
-        versions: snapshot.versions,
-    })
+    rows.into_iter()
+        .find(|row| row.id.key() == key && row.snapshot.is_some())
+        .and_then(FleetRow::into_device)
+        .ok_or_else(unseen)
 }
 
 /// Which feeds.
@@ -245,10 +237,7 @@ async fn check_feeds(
         .map(|feed| (feed.name.clone(), feed.sha256.clone()))
         .collect();
     let feeds = without_paths(feeds, &identity);
-    Ok(with(
-        Audited::detail(json!({ "feeds": looked_at })),
-        Json(feeds).into_response(),
-    ))
+    Ok(Audited::detail(json!({ "feeds": looked_at })).with(Json(feeds)))
 }
 
 /// One image.
@@ -284,7 +273,7 @@ async fn remove_firmware(State(api): State<Api>, Path(word): Path<String>) -> Re
     let digest = api.repository.find(&word)?;
     let view = shown(&api, &digest).await?;
     api.repository.remove(&digest).await?;
-    Ok(with(of(&view), StatusCode::NO_CONTENT.into_response()))
+    Ok(of(&view).with(StatusCode::NO_CONTENT))
 }
 
 /// Lets an image that waits or is quarantined be offered.
@@ -313,7 +302,7 @@ async fn approve_firmware(
     }
     api.repository.approve(&digest, &identity.actor).await?;
     let view = shown(&api, &digest).await?;
-    Ok(with(of(&view), Json(view).into_response()))
+    Ok(of(&view).with(Json(view)))
 }
 
 /// Release notes.
@@ -368,7 +357,7 @@ async fn set_firmware_notes(
     api.repository.set_notes(&digest, &notes).await?;
     let notes = api.repository.notes(&digest).await?;
     let audited = Audited::target(digest.to_string());
-    Ok(with(audited, Json(NotesView { notes }).into_response()))
+    Ok(audited.with(Json(NotesView { notes })))
 }
 
 /// The bytes of an image, as it was brought.
@@ -405,9 +394,4 @@ fn of(view: &FirmwareView) -> Audited {
         target: Some(view.sha256.clone()),
         detail: json!({ "name": view.name, "file_name": view.file_name }),
     }
-}
-
-fn with(audited: Audited, mut response: Response) -> Response {
-    response.extensions_mut().insert(audited);
-    response
 }

@@ -65,6 +65,13 @@ impl Audited {
     pub(crate) fn detail(detail: Value) -> Self {
         Self { target: None, detail }
     }
+
+    /// An answer that is written down like this.
+    pub(crate) fn with(self, answer: impl IntoResponse) -> Response {
+        let mut response = answer.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
 }
 
 /// Marks an answer that is shown once and never stored.
@@ -218,7 +225,7 @@ async fn change(
                 .map_err(|_| Failure::unavailable("uploads", "other uploads are under way", 5))?,
         ),
     };
-    let body = collect(body, &parts.headers, access.takes, api.settings.request_timeout).await?;
+    let body = collect(body, &parts.headers, access.takes, &api.settings).await?;
     if access.takes != Takes::Image {
         check_depth(&body)?;
     }

@@ -68,11 +68,8 @@ async fn begin_session(
     let cookie = set_cookie(begun.cookie.expose_secret(), from.encrypted);
     let mut cookie = HeaderValue::from_str(&cookie).map_err(|_| Failure::internal())?;
     cookie.set_sensitive(true);
-    let mut response = Json(view).into_response();
+    let mut response = Audited::target(begun.identity.actor).with(Json(view));
     response.headers_mut().insert(SET_COOKIE, cookie);
-    response
-        .extensions_mut()
-        .insert(Audited::target(begun.identity.actor));
     response.extensions_mut().insert(ShownOnce);
     Ok(response)
 }

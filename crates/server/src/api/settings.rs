@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::{Store, StoreError};
@@ -111,7 +111,5 @@ async fn change_settings(
     }
     api.read_configuration().await?;
     let settings = stored_settings(&api.store).await.map_err(|err| broken(&err))?;
-    let mut response = Json(settings).into_response();
-    response.extensions_mut().insert(Audited::detail(audited.into()));
-    Ok(response)
+    Ok(Audited::detail(audited.into()).with(Json(settings)))
 }

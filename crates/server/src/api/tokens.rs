@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::StatusCode;
 use model::access::Role;
 use secrecy::ExposeSecret as _;
@@ -106,8 +106,7 @@ async fn create_token(
         role,
         token: made.token.expose_secret().to_owned(),
     };
-    let mut response = (StatusCode::CREATED, Json(view)).into_response();
-    response.extensions_mut().insert(audited);
+    let mut response = audited.with((StatusCode::CREATED, Json(view)));
     response.extensions_mut().insert(ShownOnce);
     Ok(response)
 }

@@ -30,6 +30,7 @@ use url::Url;
 
 pub use change::Change;
 pub use error::{At, ConfigError, Problem};
+pub use model::plan::{AtOnce, MaxFailures};
 pub use parse::parse;
 pub use secrets::{Sources, UsedFile};
 pub use warn::{Flag, Warning};
@@ -78,6 +79,8 @@ pub struct Origin {
     pub secrets: Vec<UsedFile>,
     /// Keys whose secret stands in the file itself.
     pub plain_secrets: Vec<String>,
+    /// Keys that are written and that nothing comes of in this version.
+    pub idle: Vec<String>,
 }
 
 /// The server itself.
@@ -138,7 +141,7 @@ pub struct Callback {
 pub struct Limits {
     /// Requests of one address in a minute.
     pub requests_per_minute: u32,
-    /// Wrong tokens of one address in a minute.
+    /// Wrong tokens of one address in a minute, once its first ones were wrong; 1 to 60.
     pub failed_logins_per_minute: u32,
     /// Connections at once, of all clients together.
     pub connections: u32,
@@ -196,24 +199,6 @@ pub struct Policy {
     pub require_signature: bool,
     /// Whose signatures are valid: public keys of minisign.
     pub signing_keys: Vec<String>,
-}
-
-/// How many devices are updated at the same time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtOnce {
-    /// From four on as many as make it quicker.
-    Auto,
-    /// At most so many, at least 1.
-    AtMost(u32),
-}
-
-/// How much may fail before a rollout halts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MaxFailures {
-    /// It halts with this many failures.
-    Count(u32),
-    /// It halts when more than so many of a hundred devices have failed.
-    Percent(u8),
 }
 
 /// When the image from before is pushed again.

@@ -327,8 +327,10 @@ pub(super) fn topic(text: &str) -> Result<String, Reason> {
 /// A chip, by the name that tools give it.
 pub(super) fn chip(text: &str) -> Result<String, Reason> {
     let chip = proto::esp_image::Chip::parse(text).and_then(proto::esp_image::Chip::name);
-    chip.map(ToOwned::to_owned)
-        .ok_or_else(|| "this is no chip that is known".to_owned())
+    chip.map(ToOwned::to_owned).ok_or_else(|| {
+        let names: Vec<_> = proto::esp_image::Chip::names().collect();
+        format!("this is no chip that is known; those are {}", names.join(", "))
+    })
 }
 
 /// A public key of minisign: the one line of base64 of its file.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ipnet::IpNet;
+use model::chain::sentence;
 use secrecy::ExposeSecret as _;
 
 use super::values::{lies_in, private};
@@ -38,6 +39,7 @@ impl Config {
         self.warn_of_files(&mut warnings);
         self.warn_of_doors(&mut warnings);
         self.warn_of_rules(&mut warnings);
+        self.warn_of_what_is_idle(&mut warnings);
         let Warnings(mut warnings) = warnings;
         warnings.sort_by_key(|warning| std::cmp::Reverse(warning.flag));
         warnings
@@ -60,11 +62,11 @@ impl Config {
                 };
                 warnings.red(
                     "default-password",
-                    format!(
+                    &format!(
                         "{whose} in `{}` is the one that devices come with, and everybody knows it",
                         block.name
                     ),
-                    format!(
+                    &format!(
                         "give the devices another password, and write it into `{}` with `!secret`",
                         block.name
                     ),
@@ -74,11 +76,11 @@ impl Config {
         if !self.origin.plain_secrets.is_empty() && self.origin.file.is_some() {
             warnings.yellow(
                 "plain-secret",
-                format!(
+                &format!(
                     "a secret stands in the configuration itself: {}",
                     self.origin.plain_secrets.join(", ")
                 ),
-                "put it into secrets.yaml beside it and write `!secret NAME` in its place".to_owned(),
+                "put it into secrets.yaml beside it and write `!secret NAME` in its place",
             );
         }
     }
@@ -100,17 +102,17 @@ impl Config {
             if server.tls.is_none() && server.trusted_proxies.is_empty() {
                 warnings.red(
                     "listens-without-tls",
-                    format!(
+                    &format!(
                         "the API listens on {listen} without TLS, so tokens cross the network in the clear"
                     ),
-                    "write `tls: self-signed`, or listen on 127.0.0.1 behind a proxy".to_owned(),
+                    "write `tls: self-signed`, or listen on 127.0.0.1 behind a proxy",
                 );
             }
             if listen.ip().is_unspecified() && server.hosts.is_empty() {
                 warnings.yellow(
                     "no-hosts",
-                    "the API listens on all addresses, and `server.hosts` names none by which it may be called".to_owned(),
-                    "list the names that clients use, as in `hosts: [reflash.lan]`".to_owned(),
+                    "the API listens on all addresses, and `server.hosts` names none by which it may be called",
+                    "list the names that clients use, as in `hosts: [reflash.lan]`",
                 );
             }
         }
@@ -118,8 +120,8 @@ impl Config {
             if !is_local(*network) {
                 warnings.red(
                     "public-network",
-                    format!("`server.allowed_networks` holds {network}, which is not private"),
-                    "list only the networks in which your devices are".to_owned(),
+                    &format!("`server.allowed_networks` holds {network}, which is not private"),
+                    "list only the networks in which your devices are",
                 );
             }
         }
@@ -127,8 +129,8 @@ impl Config {
             if network.prefix_len() == 0 {
                 warnings.red(
                     "every-proxy",
-                    "`server.trusted_proxies` believes everybody".to_owned(),
-                    "list the address of your proxy".to_owned(),
+                    "`server.trusted_proxies` believes everybody",
+                    "list the address of your proxy",
                 );
             }
         }
@@ -138,22 +140,36 @@ impl Config {
         if mqtt.broker.scheme() == "mqtt" && mqtt.password.is_some() && !here {
             warnings.yellow(
                 "mqtt-without-tls",
-                format!("the password for the broker {host} crosses the network in the clear"),
-                "let `mqtt.broker` begin with `mqtts://`".to_owned(),
+                &format!("the password for the broker {host} crosses the network in the clear"),
+                "let `mqtt.broker` begin with `mqtts://`",
             );
         }
         if mqtt.password.is_some() && mqtt.username.is_none() {
             warnings.yellow(
                 "mqtt-without-user",
-                "`mqtt` has a password and no user name, which brokers do not take".to_owned(),
-                "add `mqtt.username`".to_owned(),
+                "`mqtt` has a password and no user name, which brokers do not take",
+                "add `mqtt.username`",
             );
         }
         if mqtt.commands && mqtt.username.is_none() && mqtt.certificate.is_none() {
             warnings.red(
                 "open-commands",
-                "commands are taken from a broker that lets everybody in".to_owned(),
-                "give the broker users, and write `mqtt.username` and `mqtt.password`".to_owned(),
+                "commands are taken from a broker that lets everybody in",
+                "give the broker users, and write `mqtt.username` and `mqtt.password`",
+            );
+        }
+    }
+
+    fn warn_of_what_is_idle(&self, warnings: &mut Warnings) {
+        let mut idle = self.origin.idle.clone();
+        if !self.firmware_index.is_empty() {
+            idle.push("firmware_index.public_key".to_owned());
+        }
+        if !idle.is_empty() {
+            warnings.yellow(
+                "without-effect",
+                &format!("nothing comes of these keys in this version: {}", idle.join(", ")),
+                "do not count on them; they may stay where they are",
             );
         }
     }
@@ -162,16 +178,15 @@ impl Config {
         if self.policy.auto_enroll {
             warnings.red(
                 "auto-enroll",
-                "whatever turns up on the network and looks like a device gets password answers and images"
-                    .to_owned(),
-                "write `auto_enroll: false` and approve devices when they are found".to_owned(),
+                "whatever turns up on the network and looks like a device gets password answers and images",
+                "write `auto_enroll: false` and approve devices when they are found",
             );
         }
         if self.policy.canary == 0 {
             warnings.yellow(
                 "no-canary",
-                "no device goes first, so a bad release reaches all of them at once".to_owned(),
-                "write `canary: 1`".to_owned(),
+                "no device goes first, so a bad release reaches all of them at once",
+                "write `canary: 1`",
             );
         }
         if let MaxFailures::Percent(percent) = self.policy.max_failures
@@ -179,19 +194,19 @@ impl Config {
         {
             warnings.yellow(
                 "many-failures",
-                format!("a rollout goes on until more than {percent}% of the devices have failed"),
-                "write `max_failures: 5%`".to_owned(),
+                &format!("a rollout goes on until more than {percent}% of the devices have failed"),
+                "write `max_failures: 5%`",
             );
         }
         for index in &self.firmware_index {
             if index.url.scheme() == "http" {
                 warnings.yellow(
                     "plain-index",
-                    format!(
+                    &format!(
                         "the list of firmware at {} comes without TLS",
                         index.url.host_str().unwrap_or_default()
                     ),
-                    "let its address begin with `https://`".to_owned(),
+                    "let its address begin with `https://`",
                 );
             }
         }
@@ -212,15 +227,15 @@ fn warn_of_mode(warnings: &mut Warnings, path: &Path, mode: u32, holds_secrets: 
     if mode & 0o022 != 0 {
         warnings.red(
             "writable-by-others",
-            format!("{path} can be changed by others of this machine (mode {mode:04o})"),
-            format!("run `chmod go-w {path}`"),
+            &format!("{path} can be changed by others of this machine (mode {mode:04o})"),
+            &format!("run `chmod go-w {path}`"),
         );
     }
     if mode & 0o004 != 0 && holds_secrets {
         warnings.yellow(
             "readable-by-others",
-            format!("{path} holds secrets and can be read by everybody on this machine (mode {mode:04o})"),
-            format!("run `chmod 600 {path}`"),
+            &format!("{path} holds secrets and can be read by everybody on this machine (mode {mode:04o})"),
+            &format!("run `chmod 600 {path}`"),
         );
     }
 }
@@ -228,7 +243,7 @@ fn warn_of_mode(warnings: &mut Warnings, path: &Path, mode: u32, holds_secrets: 
 struct Warnings(Vec<Warning>);
 
 impl Warnings {
-    fn push(&mut self, rule: &'static str, flag: Flag, text: String, next_step: String) {
+    fn push(&mut self, rule: &'static str, flag: Flag, text: &str, next_step: &str) {
         self.0.push(Warning {
             rule,
             flag,
@@ -237,20 +252,11 @@ impl Warnings {
         });
     }
 
-    fn red(&mut self, rule: &'static str, text: String, next_step: String) {
+    fn red(&mut self, rule: &'static str, text: &str, next_step: &str) {
         self.push(rule, Flag::Red, text, next_step);
     }
 
-    fn yellow(&mut self, rule: &'static str, text: String, next_step: String) {
+    fn yellow(&mut self, rule: &'static str, text: &str, next_step: &str) {
         self.push(rule, Flag::Yellow, text, next_step);
     }
-}
-
-/// With a capital letter and a full stop.
-fn sentence(text: String) -> String {
-    let mut characters = text.chars();
-    let Some(first) = characters.next() else {
-        return text;
-    };
-    format!("{}{}.", first.to_uppercase(), characters.as_str())
 }

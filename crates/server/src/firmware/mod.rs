@@ -713,6 +713,7 @@ impl Repository {
                     FirmwareUse::WayBack { device } => format!("it is the way back of device {device}"),
                     FirmwareUse::Pinned { device } => format!("device {device} is pinned to it"),
                     FirmwareUse::Job(job) => format!("job {job} is about to send it"),
+                    FirmwareUse::Rollout(rollout) => format!("rollout {rollout} needs it"),
                 },
             },
             FirmwareError::NotApprovable { digest, state } => RepositoryError::NotApprovable {

@@ -53,6 +53,18 @@ impl Repository {
         folder.digest_of(word).ok_or_else(not_found)
     }
 
+    /// Whether an owner's word for a version, name, file or digest means this image.
+    pub(crate) fn is_meant(&self, word: &str, digest: Sha256) -> bool {
+        let catalogue = self.catalogue();
+        let kept = catalogue.get(digest);
+        kept.is_some_and(|kept| release::means(word, &kept.held(), &kept.name))
+    }
+
+    /// What an image is called; none where it is not kept.
+    pub(crate) fn name_of(&self, digest: Sha256) -> Option<String> {
+        Some(self.catalogue().get(digest)?.name.clone())
+    }
+
     /// The newest approved image for this device, and why it is not offered if it is not.
     ///
     /// An image is read from the disk once for each kind of device, a few milliseconds.

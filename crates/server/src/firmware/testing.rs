@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use model::device::{Device, Hardware, Health, Ota, Snapshot};
-use model::family::{Family, Notes};
+use model::family::Family;
 use model::id::{DeviceId, FamilyId};
 use model::image::Image;
 use model::release::Wishes;
@@ -272,29 +272,12 @@ impl House {
             health: Health::default(),
         };
         let row = FleetRow {
-            id: device.id.clone(),
             address: Some(device.address),
-            given_as: None,
-            name: None,
             sources: vec!["config".to_owned()],
-            first_seen_ms: 1,
             seen_ms: Some(1),
-            enrolled_ms: None,
-            enrolled_by: None,
             snapshot: Some(snapshot),
             online: true,
-            restarts: 0,
-            tags: Vec::new(),
-            group: None,
-            pinned: None,
-            skipped: Vec::new(),
-            username: None,
-            sealed_password: None,
-            chip: None,
-            slot_bytes: None,
-            ota_wanted: None,
-            installed: None,
-            notes: Notes::default(),
+            ..FleetRow::new(device.id.clone(), 1)
         };
         self.store.put_fleet_row(&row).await.unwrap();
     }

@@ -76,7 +76,7 @@ impl Fleet {
         }
         let is_new = !state.entries.contains_key(&key);
         if is_new {
-            let row = new_row(&id, self.wall_ms());
+            let row = FleetRow::new(id.clone(), self.wall_ms());
             let mut entry = Entry::new(row, family.clone(), Standing::Unknown, Instant::now());
             // What only a closer look tells is still to be read.
             entry.next_look = Instant::now();
@@ -362,7 +362,7 @@ impl Fleet {
         };
         let is_new = !state.entries.contains_key(&key);
         if is_new {
-            let row = new_row(&told.id, now.wall_ms);
+            let row = FleetRow::new(told.id.clone(), now.wall_ms);
             let entry = Entry::new(row, family.clone(), Standing::Unknown, Instant::now());
             state.entries.insert(key.clone(), entry.into());
         }
@@ -425,7 +425,7 @@ impl Fleet {
                 entry
             } else {
                 let id = DeviceId::weak(&family_id, device.host.as_str());
-                let mut row = new_row(&id, wall_ms);
+                let mut row = FleetRow::new(id.clone(), wall_ms);
                 row.given_as = Some(device.host.clone());
                 row.address = device.host.parse().ok();
                 row.sources.push("config".to_owned());
@@ -510,35 +510,6 @@ fn note_source(entry: &mut Entry, how: &How) -> bool {
         news = true;
     }
     news
-}
-
-/// A device nobody has heard of before.
-pub(super) fn new_row(id: &DeviceId, wall_ms: i64) -> FleetRow {
-    FleetRow {
-        id: id.clone(),
-        address: None,
-        given_as: None,
-        name: None,
-        sources: Vec::new(),
-        first_seen_ms: wall_ms,
-        seen_ms: None,
-        enrolled_ms: None,
-        enrolled_by: None,
-        snapshot: None,
-        online: false,
-        restarts: 0,
-        tags: Vec::new(),
-        group: None,
-        pinned: None,
-        skipped: Vec::new(),
-        username: None,
-        sealed_password: None,
-        chip: None,
-        slot_bytes: None,
-        ota_wanted: None,
-        installed: None,
-        notes: model::family::Notes::default(),
-    }
 }
 
 /// What is stored of one look; `restarted` is given where it is worth a sample.

@@ -3,16 +3,18 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use model::chain::{chain, sentence};
 use model::device::Snapshot;
 use model::family::{Family, FaultKind};
 use model::id::DeviceId;
+use proto::esp_image::Chip;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 use store::{FleetRow, InventoryError, RemoveDeviceError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::arrive::{How, new_row};
+use super::arrive::How;
 use super::entry::Entry;
 use super::{Fleet, FleetError, FleetErrorKind, FleetSettings, find};
 use crate::views::{CoverageView, DeviceView};
@@ -77,6 +79,7 @@ impl Fleet {
             return Err(invalid("A device is added by its address or host name."));
         }
         let name = wanted.name.as_deref().map(text).transpose()?;
+        let chip = wanted.chip.as_deref().map(chip).transpose()?;
         self.name_is_free(name.as_deref(), None)?;
         let families: Vec<Arc<dyn Family>> = match &wanted.family {
             Some(family) => {
@@ -107,7 +110,7 @@ impl Fleet {
             Err(error) => match (&wanted.family, families.first()) {
                 (Some(_), Some(family)) if error.kind == FleetErrorKind::Unreachable => {
                     let id = DeviceId::weak(&family.id(), host.as_str());
-                    let mut row = new_row(&id, self.wall_ms());
+                    let mut row = FleetRow::new(id.clone(), self.wall_ms());
                     row.sources.push("added".to_owned());
                     row.given_as = Some(host.clone());
                     row.address = Some(address);
@@ -127,7 +130,7 @@ impl Fleet {
             row.given_as = Some(host.clone());
             row.name = name.or_else(|| row.name.take());
             row.username = wanted.username.or_else(|| row.username.take());
-            row.chip = wanted.chip.or_else(|| row.chip.take());
+            row.chip = chip.or_else(|| row.chip.take());
             row.slot_bytes = wanted.slot_bytes.or(row.slot_bytes);
             Ok(())
         })
@@ -273,7 +276,7 @@ impl Fleet {
             .transpose()?;
         let chip = change
             .chip
-            .map(|chip| chip.as_deref().map(text).transpose())
+            .map(|given| given.as_deref().map(chip).transpose())
             .transpose()?;
         let username = change
             .username
@@ -422,7 +425,7 @@ impl Fleet {
         let lease = self.inner.engine.lease(&id).await.map_err(|error| {
             FleetError::new(
                 FleetErrorKind::Conflict,
-                format!("The device is being worked on: {}.", model::chain::chain(&error)),
+                format!("The device is being worked on: {}.", chain(&error)),
                 "Wait until its update has ended.",
             )
         })?;
@@ -635,7 +638,7 @@ impl Fleet {
         let found = net::resolve(host).await.map_err(|error| {
             FleetError::new(
                 FleetErrorKind::Unreachable,
-                format!("{}.", model::chain::chain(&error)),
+                sentence(&chain(&error)),
                 "Check the spelling, or give its address.",
             )
         })?;
@@ -701,7 +704,7 @@ fn removing(error: &RemoveDeviceError) -> FleetError {
         RemoveDeviceError::UnknownDevice { device } => FleetError::unknown(device),
         other => FleetError::new(
             FleetErrorKind::Conflict,
-            format!("It cannot go now: {}.", model::chain::chain(other)),
+            format!("It cannot go now: {}.", chain(other)),
             "Let its update end first; one that was cut short is settled when the server starts.",
         ),
     }
@@ -717,6 +720,19 @@ fn text(text: &str) -> Result<String, FleetError> {
         ));
     }
     Ok(trimmed.to_owned())
+}
+
+/// A chip, by the name that tools give it.
+fn chip(text: &str) -> Result<String, FleetError> {
+    let name = Chip::parse(text).and_then(Chip::name);
+    name.map(ToOwned::to_owned).ok_or_else(|| {
+        let names: Vec<_> = Chip::names().collect();
+        FleetError::new(
+            FleetErrorKind::Invalid,
+            format!("There is no chip {text:?}."),
+            format!("Choose one of {}.", names.join(", ")),
+        )
+    })
 }
 
 fn words(list: Vec<String>) -> Result<Vec<String>, FleetError> {

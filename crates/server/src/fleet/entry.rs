@@ -22,6 +22,10 @@ const SAMPLE_EVERY_MS: i64 = 600_000;
 const UPTIME_SLACK: Duration = Duration::from_secs(3);
 
 /// One device in memory.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, set and read in another place"
+)]
 pub(super) struct Entry {
     pub(super) row: FleetRow,
     pub(super) family: Arc<dyn Family>,
@@ -31,6 +35,8 @@ pub(super) struct Entry {
     pub(super) conflict: Option<Conflict>,
     pub(super) next_look: Instant,
     pub(super) looking: bool,
+    /// A job of ours works on it: it is not looked at meanwhile, and it is not offline (RELIABILITY.md F43).
+    pub(super) held: bool,
     /// Looks since the last full one, and that one; none before it.
     pub(super) glances: u32,
     /// When the snapshot was taken, on the clock since boot.
@@ -89,6 +95,7 @@ impl Entry {
             conflict: None,
             next_look: now,
             looking: false,
+            held: false,
             glances: 0,
             snapshot_at: None,
             sampled_ms: 0,
@@ -145,6 +152,11 @@ impl Entry {
     /// Whether its health is worth a sample now.
     pub(super) fn sample_due(&self, wall_ms: i64, changed: bool) -> bool {
         changed || wall_ms - self.sampled_ms >= SAMPLE_EVERY_MS
+    }
+
+    /// Why nothing is sent to it; none where nothing stands against it.
+    pub(super) fn conflict_text(&self) -> Option<String> {
+        self.conflict.as_ref().map(|conflict| conflict.view().text)
     }
 
     /// The device as its family needs it to decide.

@@ -142,7 +142,7 @@ impl Fleet {
         let soon = now + self.soon();
         let mut next = now + MAX_SLEEP;
         for (key, entry) in &self.state().entries {
-            if entry.looking {
+            if entry.looking || entry.held {
                 continue;
             }
             if entry.next_look > soon {
@@ -174,7 +174,7 @@ impl Fleet {
             let Some(entry) = state.entries.get_mut(&key) else {
                 continue;
             };
-            if entry.looking || entry.next_look > soon {
+            if entry.looking || entry.held || entry.next_look > soon {
                 continue;
             }
             let Some(family) = settings.family(entry.row.id.family.as_str()) else {

@@ -7,6 +7,7 @@ mod arrive;
 mod commands;
 mod entry;
 mod error;
+mod known;
 mod look;
 mod offers;
 mod settings;
@@ -37,6 +38,7 @@ use crate::views::{CoverageView, DeviceView, EventView, HealthView, NoteView, So
 
 pub use commands::{AddDevice, DeviceChange};
 pub use error::{FleetError, FleetErrorKind};
+pub(crate) use known::Known;
 pub use settings::{ConfiguredDevice, FamilySettings, FleetSettings};
 
 use entry::{Entry, Facts};
@@ -372,12 +374,23 @@ impl Fleet {
         Ok(state.entries[&key].row.id.clone())
     }
 
+    /// Tells of something that is not the fleet's own: it is stored and told in its turn.
+    pub(crate) fn note(&self, kind: &'static str, device: Option<&DeviceId>, detail: Value) {
+        self.state().outbox.push(Write::Event {
+            kind,
+            device: device.map(DeviceId::key),
+            detail,
+            at_ms: self.wall_ms(),
+        });
+        self.inner.written.notify_one();
+    }
+
     /// Puts an event in line. It gets its number when it is stored.
     fn tell(&self, state: &mut State, kind: &'static str, device: &DeviceId, detail: Value) {
         tracing::info!(%device, kind, "the fleet has changed");
         state.outbox.push(Write::Event {
             kind,
-            device: device.key(),
+            device: Some(device.key()),
             detail,
             at_ms: self.wall_ms(),
         });

@@ -48,6 +48,11 @@ impl Fleet {
         }
     }
 
+    /// Every offer is true afterwards, as far as what is known now goes.
+    pub(crate) async fn work_out_offers(&self) {
+        self.refresh_offers().await;
+    }
+
     /// Works out the offers that are due.
     pub(super) async fn refresh_offers(&self) {
         let asked: Vec<Asked> = {

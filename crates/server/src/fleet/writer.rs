@@ -38,7 +38,7 @@ pub(super) enum Write {
     Forget(DeviceId),
     Event {
         kind: &'static str,
-        device: String,
+        device: Option<String>,
         detail: Value,
         at_ms: i64,
     },
@@ -113,6 +113,7 @@ impl Fleet {
 
     /// Takes over what a command beside the server has done: a push enrols its device and records what it runs.
     async fn take_over(&self) {
+        let _writing = self.inner.writing.lock().await;
         let now_ms = self.wall_ms();
         let since = self.state().taken_over_ms;
         // A write that began before the last look may have been committed after it.
@@ -131,9 +132,26 @@ impl Fleet {
                 return;
             }
         };
+        self.state().taken_over_ms = now_ms;
+        self.take_rows(rows);
+    }
+
+    /// Takes over what a job of ours has done to a device: its record, its notes.
+    pub(super) async fn take_over_one(&self, id: &DeviceId) {
+        let _writing = self.inner.writing.lock().await;
+        match self.inner.store.fleet_row(id).await {
+            Ok(row) => self.take_rows(row.into_iter().collect()),
+            Err(error) => tracing::warn!(
+                error = model::chain::chain(&error),
+                device = %id,
+                "what was done to the device is not known yet"
+            ),
+        }
+    }
+
+    fn take_rows(&self, rows: Vec<FleetRow>) {
         let settings = self.settings();
         let mut state = self.state();
-        state.taken_over_ms = now_ms;
         for row in rows {
             let Some(family) = settings.family(row.id.family.as_str()) else {
                 continue;
@@ -232,7 +250,7 @@ impl Fleet {
                 device,
                 detail,
                 at_ms,
-            } => self.write_event(kind, Some(device), detail, *at_ms).await,
+            } => self.write_event(kind, device.as_deref(), detail, *at_ms).await,
             Write::Poll(poll) => self.inner.store.save_polls(std::slice::from_ref(&**poll)).await,
         }
     }

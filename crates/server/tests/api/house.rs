@@ -10,7 +10,6 @@ use engine::{Clock, Engine};
 use families::Ways;
 use model::access::Role;
 use model::device::{Hardware, Health, Ota, Snapshot};
-use model::family::Notes;
 use model::id::{DeviceId, FamilyId};
 use model::version::Versions;
 use net::{Dialer, Networks, Site};
@@ -23,6 +22,7 @@ use server::api::{
 use server::firmware::{Repository, Settings};
 use server::fleet::{FamilySettings, Fleet, FleetSettings};
 use server::metrics::Metrics;
+use server::rollout::{Policy, Rollouts};
 use server::secrets::Sealer;
 use store::{FleetRow, Store};
 use tempfile::TempDir;
@@ -91,13 +91,41 @@ impl House {
         limits: Limits,
         listen_on: impl FnOnce(&Path) -> ListenOn,
     ) -> Self {
+        Self::built(settings, limits, &Ways::default(), listen_on).await
+    }
+
+    /// A server that looks for devices on these ports.
+    pub(crate) async fn looking_at(ways: &Ways) -> Self {
+        let listen_on = ListenOn::Tcp {
+            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            protection: Protection::Loopback,
+        };
+        Self::built(settings(), Limits::default(), ways, |_| listen_on).await
+    }
+
+    async fn built(
+        settings: ApiSettings,
+        limits: Limits,
+        ways: &Ways,
+        listen_on: impl FnOnce(&Path) -> ListenOn,
+    ) -> Self {
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path()).await.unwrap());
         for (mac, host) in [(LIVING_ROOM, 1), (BEDROOM, 2)] {
             store.put_fleet_row(&row(mac, host)).await.unwrap();
         }
-        let (fleet, repository) = fleet(&store, folder.path()).await;
+        let (fleet, repository) = fleet(&store, folder.path(), ways).await;
+        let rollouts = Rollouts::load(
+            Arc::clone(&store),
+            Engine::new(Arc::clone(&store)).unwrap(),
+            fleet.clone(),
+            repository.clone(),
+            Metrics::new(),
+            Policy::default(),
+        )
+        .await
+        .unwrap();
         let reloading = Arc::new(Reloading::default());
         let cancel = CancellationToken::new();
         let api = Api::new(Parts {
@@ -106,6 +134,7 @@ impl House {
             settings,
             fleet: fleet.clone(),
             repository,
+            rollouts,
             metrics: Metrics::new(),
             reload: {
                 let reloading = Arc::clone(&reloading);
@@ -196,18 +225,12 @@ pub(crate) const BEDROOM: &str = "a0b1c2d3e4f6";
 fn row(mac: &str, host: u8) -> FleetRow {
     let id = DeviceId::from_hardware(&FamilyId::new("ir-remote"), mac);
     FleetRow {
-        id: id.clone(),
         // TEST-NET-1: nobody is there, and the dialer is not allowed to ask.
         address: Some([192, 0, 2, host].into()),
-        given_as: None,
-        name: None,
         sources: vec!["scan".to_owned()],
-        first_seen_ms: 1,
         seen_ms: Some(2),
-        enrolled_ms: None,
-        enrolled_by: None,
         snapshot: Some(Snapshot {
-            id,
+            id: id.clone(),
             versions: Versions::one("firmware", "1.0"),
             uptime: Some(Duration::from_mins(1)),
             ota: Ota::Enabled,
@@ -221,30 +244,22 @@ fn row(mac: &str, host: u8) -> FleetRow {
             health: Health::default(),
         }),
         online: mac == LIVING_ROOM,
-        restarts: 0,
-        tags: Vec::new(),
-        group: None,
-        pinned: None,
-        skipped: Vec::new(),
-        username: None,
-        sealed_password: None,
-        chip: None,
-        slot_bytes: None,
-        ota_wanted: None,
-        installed: None,
-        notes: Notes::default(),
+        ..FleetRow::new(id, 1)
     }
 }
 
 /// The folder that images can be dropped into, beside the database.
 pub(crate) const FIRMWARE: &str = "firmware";
 
-async fn fleet(store: &Arc<Store>, folder: &Path) -> (Fleet, Repository) {
+/// Where devices may be: a part of this machine's own addresses, and not the usual one.
+pub(crate) const ALLOWED: &str = "127.77.0.0/16";
+
+async fn fleet(store: &Arc<Store>, folder: &Path, ways: &Ways) -> (Fleet, Repository) {
     let site = Site {
-        dialer: Dialer::new(Networks::new(["127.0.0.0/8".parse().unwrap()]), None).into(),
+        dialer: Dialer::new(Networks::new([ALLOWED.parse().unwrap()]), None).into(),
         callback: None,
     };
-    let families = families::all(&site, &Ways::default());
+    let families = families::all(&site, ways);
     let engine = Engine::new(Arc::clone(store)).unwrap();
     let dropped = folder.join(FIRMWARE);
     std::fs::create_dir(&dropped).unwrap();

@@ -49,29 +49,9 @@ pub async fn device(folder: &Path, hardware: &str) -> Store {
 /// A device as a server would store it when it hears of it first.
 pub fn fleet_row(hardware: &str) -> store::FleetRow {
     store::FleetRow {
-        id: id(hardware),
         address: Some(ADDRESS),
-        given_as: None,
-        name: None,
         sources: vec!["scan".to_owned()],
-        first_seen_ms: 1,
-        seen_ms: None,
-        enrolled_ms: None,
-        enrolled_by: None,
-        snapshot: None,
-        online: false,
-        restarts: 0,
-        tags: Vec::new(),
-        group: None,
-        pinned: None,
-        skipped: Vec::new(),
-        username: None,
-        sealed_password: None,
-        chip: None,
-        slot_bytes: None,
-        ota_wanted: None,
-        installed: None,
-        notes: model::family::Notes::default(),
+        ..store::FleetRow::new(id(hardware), 1)
     }
 }
 
@@ -174,5 +154,30 @@ pub fn firmware_row(image: &model::image::Image) -> store::FirmwareRow {
         approved_by: None,
         approved_ms: None,
         notes: None,
+    }
+}
+
+/// A rollout that needs these images.
+pub fn new_rollout(images: &[Sha256]) -> store::NewRollout<'_> {
+    static PLAN: LazyLock<Value> =
+        LazyLock::new(|| serde_json::json!({"waves": [1, 2], "text": "it's \u{fc}"}));
+    static STATE: LazyLock<Value> = LazyLock::new(|| serde_json::json!("scheduled"));
+    store::NewRollout {
+        name: Some("autumn"),
+        kind: "update",
+        plan: &PLAN,
+        state: &STATE,
+        created_ms: 7,
+        created_by: "Ann",
+        predecessor: None,
+        images,
+    }
+}
+
+pub fn member(hardware: &str, idx: u32, state: &Value) -> store::MemberRow {
+    store::MemberRow {
+        device: id(hardware),
+        idx,
+        state: state.clone(),
     }
 }

@@ -1,0 +1,290 @@
+//! Rollouts: what `model::fleet` decides is stored first and done then.
+//!
+//! Every event goes through one door ([`Rollouts::take`]): the model says what changes and what is to be done, the store
+//! keeps the changes, and only then the runner gets the commands. What could not be stored never happened.
+
+mod error;
+mod job;
+mod restore;
+mod run;
+mod show;
+mod steer;
+mod wanted;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use engine::{Engine, Stop};
+use model::fleet::{Command, Event, Fleet as Model, MemberState};
+use model::id::{DeviceId, RolloutId, Sha256};
+use model::image::Image;
+use model::plan::{AtOnce, MaxFailures, Rules};
+use serde_json::json;
+use store::{MemberRow, RolloutChange, Store};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::firmware::Repository;
+use crate::fleet::Fleet;
+use crate::metrics::Metrics;
+use crate::views::EventView;
+use job::Live;
+
+pub use error::RolloutError;
+
+/// Progress that a slow listener may be behind.
+const N_LIVE_BEHIND: usize = 1024;
+
+/// What the configuration says of updates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// How many devices go first.
+    pub canary: u32,
+    /// How long they must stay up.
+    pub canary_soak: Duration,
+    /// How long the others must.
+    pub soak: Duration,
+    /// How many at the same time.
+    pub at_once: AtOnce,
+    /// How much may fail.
+    pub max_failures: MaxFailures,
+    /// How many of each group at the same time.
+    pub groups: BTreeMap<String, u32>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        let rules = Rules::default();
+        Self {
+            canary: rules.canary,
+            canary_soak: rules.canary_soak,
+            soak: rules.soak,
+            at_once: rules.at_once,
+            max_failures: rules.max_failures,
+            groups: rules.groups,
+        }
+    }
+}
+
+/// All rollouts. Cloning shares them.
+#[derive(Clone)]
+pub struct Rollouts {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<Store>,
+    engine: Engine,
+    fleet: Fleet,
+    repository: Repository,
+    metrics: Metrics,
+    policy: RwLock<Policy>,
+    state: Mutex<State>,
+    /// Held from the decision until it is stored: decisions come one after the other.
+    deciding: tokio::sync::Mutex<()>,
+    /// What is decided and stored goes to the runner.
+    commands: mpsc::UnboundedSender<Command>,
+    commands_wanted: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
+    /// Images of running jobs.
+    images: tokio::sync::Mutex<HashMap<Sha256, Image>>,
+    /// Progress, which nobody stores.
+    live: broadcast::Sender<EventView>,
+}
+
+struct State {
+    model: Model,
+    about: BTreeMap<RolloutId, About>,
+    running: HashMap<(RolloutId, DeviceId), Running>,
+    /// Bytes that were acknowledged in all running pushes, counted on.
+    acked_bytes: u64,
+    /// Why the last decision could not be stored; none after one that could.
+    not_stored: Option<String>,
+}
+
+/// What the model does not need to know of a rollout.
+#[derive(Clone, Debug)]
+struct About {
+    name: Option<String>,
+    kind: String,
+    created_ms: i64,
+    created_by: String,
+    ended_ms: Option<i64>,
+}
+
+/// A job that runs.
+struct Running {
+    stop: watch::Sender<Stop>,
+    live: Live,
+}
+
+impl Rollouts {
+    /// The policy as it is now.
+    fn policy(&self) -> Policy {
+        self.inner
+            .policy
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Exchanges the policy; rollouts that are under way keep theirs.
+    pub fn apply(&self, policy: Policy) {
+        *self.inner.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
+    /// Progress of jobs as it comes; it is not stored, and whoever is slow misses some.
+    pub fn live(&self) -> broadcast::Receiver<EventView> {
+        self.inner.live.subscribe()
+    }
+
+    /// Why the last decision could not be stored.
+    pub fn trouble(&self) -> Option<String> {
+        self.state().not_stored.clone()
+    }
+
+    /// Whether a rollout works on the device, or is about to find out what became of it.
+    pub(crate) fn works_on(&self, device: &DeviceId) -> bool {
+        let state = self.state();
+        let id = state.model.busy_with(device);
+        let rollout = id.and_then(|id| state.model.rollout(id));
+        let standing = rollout.and_then(|rollout| rollout.member(device));
+        standing.is_some_and(|(_, standing)| matches!(standing.state, MemberState::Running { .. }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides what these events mean, stores it, and hands on what is to be done.
+    ///
+    /// # Errors
+    /// It could not be stored: nothing has changed then, and nothing is done.
+    async fn take(&self, events: Vec<Event>) -> Result<(), RolloutError> {
+        let _deciding = self.inner.deciding.lock().await;
+        let now = self.inner.engine.clock().now();
+        let before = self.state().model.clone();
+        let mut model = before.clone();
+        let mut commands = Vec::new();
+        for event in events {
+            // Each step tells the next moment anew.
+            commands.retain(|command| !matches!(command, Command::Wake { .. }));
+            commands.extend(model::fleet::step(&mut model, event, now));
+        }
+        let stored = self.store_changes(&mut model, now.wall_ms).await;
+        if let Err(error) = stored {
+            let text = model::chain::chain(&error);
+            tracing::error!(error = text, "a decision about rollouts could not be stored");
+            self.state().not_stored = Some(text);
+            return Err(RolloutError::store(&error));
+        }
+        let news = {
+            let mut state = self.state();
+            state.not_stored = None;
+            state.model = model;
+            news(&before, &mut state, now.wall_ms)
+        };
+        for command in commands {
+            // The runner is gone at the end of the server: the next one carries on from the store.
+            let _ = self.inner.commands.send(command);
+        }
+        for News { kind, device, detail } in news {
+            self.inner.fleet.note(kind, device.as_ref(), detail);
+        }
+        Ok(())
+    }
+
+    async fn store_changes(&self, model: &mut Model, wall_ms: i64) -> Result<(), store::RolloutError> {
+        let changes = model.take_changes();
+        let mut stored = Vec::with_capacity(changes.len());
+        for change in &changes {
+            let Some(rollout) = model.rollout(change.id) else {
+                continue;
+            };
+            let members = change.members.iter().filter_map(|&idx| {
+                let at = usize::try_from(idx).ok()?;
+                Some(MemberRow {
+                    device: rollout.plan().members.get(at)?.device.clone(),
+                    idx,
+                    state: json!(rollout.members().get(at)?),
+                })
+            });
+            let ended_ms = rollout.is_over().then_some(wall_ms);
+            let members: Vec<MemberRow> = members.collect();
+            stored.push((change.id, json!(rollout.course()), ended_ms, members));
+        }
+        let rows: Vec<RolloutChange<'_>> = stored
+            .iter()
+            .map(|(id, state, ended_ms, changed)| RolloutChange {
+                id: *id,
+                state,
+                ended_ms: *ended_ms,
+                changed,
+            })
+            .collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.inner.store.save_rollouts(&rows).await
+    }
+}
+
+/// Something to be told.
+struct News {
+    kind: &'static str,
+    device: Option<DeviceId>,
+    detail: serde_json::Value,
+}
+
+/// What has become of rollouts and their devices, for whoever listens.
+fn news(before: &Model, state: &mut State, wall_ms: i64) -> Vec<News> {
+    let mut news = Vec::new();
+    let mut over = Vec::new();
+    for (id, rollout) in state.model.rollouts() {
+        let was = before.rollout(id);
+        let name = state.about.get(&id).and_then(|about| about.name.clone());
+        for (idx, (member, standing)) in rollout.plan().members.iter().zip(rollout.members()).enumerate() {
+            let earlier = was.and_then(|was| was.members().get(idx));
+            if earlier == Some(standing) {
+                continue;
+            }
+            if let MemberState::Ended(ended) = &standing.state {
+                let (reason, text) = show::words(ended);
+                news.push(News {
+                    kind: "job.finished",
+                    device: Some(member.device.clone()),
+                    detail: json!({ "rollout": id.0, "device": member.device.key(), "name": member.name,
+                                    "state": ended.name(), "reason": reason, "text": text }),
+                });
+            }
+        }
+        let (course, was_course) = (rollout.course(), was.map(model::fleet::Rollout::course));
+        let mut tell = |kind: &'static str| {
+            let cause = course.cause.as_ref();
+            news.push(News {
+                kind,
+                device: None,
+                detail: json!({ "rollout": id.0, "name": name, "state": course.state.name(), "wave": course.wave,
+                                "reason": cause.map(|cause| &cause.rule), "text": cause.map(|cause| &cause.text) }),
+            });
+        };
+        if was_course.is_some_and(|was| was.wave != course.wave) {
+            tell("rollout.wave");
+        }
+        if was_course.map(|was| was.state) != Some(course.state) {
+            tell(show::event(was_course.map(|was| was.state), course.state));
+        }
+        let is_over = rollout.is_over();
+        if is_over {
+            over.push(id);
+        }
+    }
+    for id in over {
+        if let Some(about) = state.about.get_mut(&id) {
+            about.ended_ms.get_or_insert(wall_ms);
+        }
+        // Whoever asks for it gets it from the store from now on.
+        state.model.remove(id);
+        state.about.remove(&id);
+    }
+    news
+}

@@ -1,0 +1,91 @@
+//! What was under way when the program ended.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, RwLock};
+
+use engine::Engine;
+use model::fleet::{Course, Fleet as Model, Rollout, Standing};
+use model::plan::Plan;
+use store::{Store, WholeRollout};
+use tokio::sync::{broadcast, mpsc};
+
+use super::{About, Inner, N_LIVE_BEHIND, Policy, Rollouts, State};
+use crate::firmware::Repository;
+use crate::fleet::Fleet;
+use crate::metrics::Metrics;
+
+impl Rollouts {
+    /// Takes in the rollouts that were not over. Nothing is done before [`Rollouts::run`].
+    pub async fn load(
+        store: Arc<Store>,
+        engine: Engine,
+        fleet: Fleet,
+        repository: Repository,
+        metrics: Metrics,
+        policy: Policy,
+    ) -> Result<Self, store::StoreError> {
+        let mut rollouts = Vec::new();
+        let mut about = BTreeMap::new();
+        for whole in store.open_rollouts().await? {
+            let id = whole.row.id;
+            about.insert(id, About::of(&whole));
+            match restored(whole) {
+                Ok(rollout) => rollouts.push((id, rollout)),
+                // It stays in the store, and nothing is done for it: a newer program wrote it, or it is damaged.
+                Err(error) => {
+                    tracing::error!(rollout = %id, error = model::chain::chain(&*error), "a rollout cannot be read");
+                    about.remove(&id);
+                }
+            }
+        }
+        let (commands, commands_wanted) = mpsc::unbounded_channel();
+        let (live, _) = broadcast::channel(N_LIVE_BEHIND);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                store,
+                engine,
+                fleet,
+                repository,
+                metrics,
+                policy: RwLock::new(policy),
+                state: Mutex::new(State {
+                    model: Model::restored(rollouts),
+                    about,
+                    running: HashMap::new(),
+                    acked_bytes: 0,
+                    not_stored: None,
+                }),
+                deciding: tokio::sync::Mutex::new(()),
+                commands,
+                commands_wanted: Mutex::new(Some(commands_wanted)),
+                images: tokio::sync::Mutex::default(),
+                live,
+            }),
+        })
+    }
+}
+
+impl About {
+    pub(super) fn of(whole: &WholeRollout) -> Self {
+        Self {
+            name: whole.row.name.clone(),
+            kind: whole.row.kind.clone(),
+            created_ms: whole.row.created_ms,
+            created_by: whole.row.created_by.clone(),
+            ended_ms: whole.row.ended_ms,
+        }
+    }
+}
+
+/// A rollout from its rows.
+pub(super) fn restored(whole: WholeRollout) -> Result<Rollout, Box<dyn std::error::Error + Send + Sync>> {
+    let plan: Plan = serde_json::from_value(whole.plan)?;
+    let course: Course = serde_json::from_value(whole.row.state)?;
+    let mut members = whole.members;
+    members.sort_by_key(|member| member.idx);
+    let members: Result<Vec<Standing>, _> = members
+        .into_iter()
+        .map(|member| serde_json::from_value(member.state))
+        .collect();
+    Ok(Rollout::restored(plan, course, members?)?)
+}

@@ -1,0 +1,418 @@
+//! Carries out what is decided: jobs begin, are stopped, end; time passes; devices come and go.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use engine::{Report, Stop};
+use model::fleet::{Command, Event};
+use model::id::{DeviceId, RolloutId};
+use model::inventory::State as Standing;
+use model::plan::Reason;
+use model::time::Now;
+use serde_json::json;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use super::job::{Assignment, Done, Live};
+use super::{Rollouts, Running};
+use crate::views::EventView;
+
+/// How often throughput is measured (DESIGN.md, `at_once: auto`).
+const MEASURE_EVERY: Duration = Duration::from_millis(250);
+/// How long to wait after a decision that could not be stored.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// How long pushes may take to their end when the server ends (RELIABILITY.md F66: at most 60 s).
+const LAST_PUSHES: Duration = Duration::from_secs(45);
+/// How long what only watches may take to stop.
+const LAST_WATCHES: Duration = Duration::from_secs(5);
+
+type Key = (RolloutId, DeviceId);
+
+/// The jobs that run, and which task is whose.
+#[derive(Default)]
+struct Jobs {
+    tasks: JoinSet<(Key, Done)>,
+    of_task: HashMap<Id, (Key, Option<Assignment>)>,
+}
+
+impl Rollouts {
+    /// Carries out rollouts until it is cancelled; then what pushes may finish, and what watches is left to the next start.
+    pub async fn run(&self, cancel: CancellationToken) {
+        let wanted = self.inner.commands_wanted.lock();
+        let wanted = wanted.unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let Some(mut commands) = wanted else { return };
+        let mut jobs = Jobs::default();
+        let mut fleet_events = self.inner.fleet.events();
+        let mut waiting = self.standings();
+        waiting.push(Event::Recovered);
+        let mut wake: Option<Instant> = None;
+        let mut measure = tokio::time::interval(MEASURE_EVERY);
+        measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut measured = 0;
+        loop {
+            if !waiting.is_empty() {
+                let events = std::mem::take(&mut waiting);
+                if self.take(events.clone()).await.is_err() {
+                    // Nothing has changed: the same again later. What was decided before goes on.
+                    waiting = events;
+                    wake = Some(Instant::now() + AFTER_FAILURE);
+                }
+            }
+            let is_failing = !waiting.is_empty();
+            let due = wake.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
+            let is_measuring = !self.state().running.is_empty();
+            // All arms can be dropped: they only wait, or take from queues.
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                Some(command) = commands.recv() => {
+                    self.carry_out(command, &mut jobs, &mut wake);
+                    while let Ok(command) = commands.try_recv() {
+                        self.carry_out(command, &mut jobs, &mut wake);
+                    }
+                }
+                Some(ended) = jobs.tasks.join_next_with_id() => {
+                    waiting.extend(self.job_ended(ended, &mut jobs).await);
+                    while let Some(ended) = jobs.tasks.try_join_next_with_id() {
+                        waiting.extend(self.job_ended(ended, &mut jobs).await);
+                    }
+                }
+                () = tokio::time::sleep_until(due) => {
+                    wake = None;
+                    if !is_failing {
+                        waiting.push(Event::Tick);
+                    }
+                }
+                _ = measure.tick(), if is_measuring && !is_failing => {
+                    let acked = self.state().acked_bytes;
+                    let bytes_per_s = acked.saturating_sub(measured) * 1000 / u64::try_from(MEASURE_EVERY.as_millis()).unwrap_or(250);
+                    measured = acked;
+                    waiting.push(Event::Throughput { bytes_per_s });
+                }
+                event = fleet_events.recv() => match event {
+                    Ok(event) => waiting.extend(self.of_fleet(&event)),
+                    // Some were missed: everything anew.
+                    Err(broadcast::error::RecvError::Lagged(_)) => waiting.extend(self.standings()),
+                    Err(broadcast::error::RecvError::Closed) => break,
+                },
+            }
+        }
+        self.wind_up(&mut commands, &mut jobs).await;
+    }
+
+    /// How every device stands.
+    fn standings(&self) -> Vec<Event> {
+        let known = self.inner.fleet.all_known();
+        known
+            .into_iter()
+            .map(|known| Event::Standing {
+                online: known.standing == Standing::Online,
+                device: known.id,
+            })
+            .collect()
+    }
+
+    /// What a change of the fleet means for rollouts.
+    fn of_fleet(&self, event: &EventView) -> Vec<Event> {
+        let Some(key) = event.device.as_deref() else {
+            return Vec::new();
+        };
+        if event.kind == "device.removed" {
+            let Some(device) = self.member_called(key) else {
+                return Vec::new();
+            };
+            let reason = Reason::new(
+                "removed",
+                "It was removed.",
+                "Add it again: reflash device add ADDRESS.",
+            );
+            return vec![Event::Exclude { device, reason }];
+        }
+        let Ok(known) = self.inner.fleet.known(key) else {
+            return Vec::new();
+        };
+        let mut events = vec![Event::Standing {
+            online: known.standing == Standing::Online,
+            device: known.id.clone(),
+        }];
+        let image = {
+            let state = self.state();
+            let id = state.model.busy_with(&known.id);
+            let rollout = id.and_then(|id| state.model.rollout(id));
+            rollout.and_then(|rollout| Some(rollout.member(&known.id)?.0.image))
+        };
+        if let Some(reason) = image.and_then(|image| self.against(&known, image)) {
+            events.push(Event::Exclude {
+                device: known.id,
+                reason,
+            });
+        }
+        events
+    }
+
+    /// The device with this key, if a rollout is to update it.
+    fn member_called(&self, key: &str) -> Option<DeviceId> {
+        let state = self.state();
+        let members = state
+            .model
+            .rollouts()
+            .flat_map(|(_, rollout)| &rollout.plan().members);
+        let mut devices = members.map(|member| &member.device);
+        devices.find(|device| device.key() == key).cloned()
+    }
+
+    fn carry_out(&self, command: Command, jobs: &mut Jobs, wake: &mut Option<Instant>) {
+        match command {
+            Command::Start { id, device, n_pushes } => self.begin(id, device, n_pushes, false, jobs),
+            Command::Recover { id, device } => self.begin(id, device, 1, true, jobs),
+            Command::Cancel { id, device, force } => {
+                let state = self.state();
+                let Some(running) = state.running.get(&(id, device)) else {
+                    return;
+                };
+                // Once bytes are leaving, only force stops them.
+                if force || running.live.state != "uploading" {
+                    running.stop.send_replace(Stop::Cancel);
+                }
+            }
+            Command::Wake { at } => *wake = Some(self.instant(at)),
+        }
+    }
+
+    /// A moment of the model on the clock of the runtime.
+    fn instant(&self, at: Now) -> Instant {
+        let now = self.inner.engine.clock().now();
+        let by_boot = at.boot.saturating_sub(now.boot);
+        Instant::now() + by_boot
+    }
+
+    fn begin(&self, id: RolloutId, device: DeviceId, n_pushes: u8, recover: bool, jobs: &mut Jobs) {
+        let (stop, stopped) = watch::channel(Stop::No);
+        let assignment = {
+            let mut state = self.state();
+            let Some(rollout) = state.model.rollout(id) else {
+                return;
+            };
+            let Some((member, standing)) = rollout.member(&device) else {
+                return;
+            };
+            let since_ms = match &standing.state {
+                model::fleet::MemberState::Running { since } => since.wall_ms,
+                _ => 0,
+            };
+            let assignment = Assignment {
+                rollout: id,
+                member: member.clone(),
+                soak: rollout.soak_of(&device),
+                permits: rollout.plan().rules.permits(),
+                n_tries: standing.n_tries,
+                max_pushes: n_pushes,
+                since_ms,
+                recover,
+            };
+            let live = Live {
+                job: None,
+                state: "looking",
+                acked_bytes: 0,
+                len_bytes: member.len_bytes,
+            };
+            state.running.insert((id, device.clone()), Running { stop, live });
+            assignment
+        };
+        self.spawn((id, device), assignment, stopped, jobs);
+    }
+
+    fn spawn(&self, key: Key, assignment: Assignment, stopped: watch::Receiver<Stop>, jobs: &mut Jobs) {
+        let rollouts = self.clone();
+        let span = tracing::info_span!("update", rollout = %key.0, device = %key.1);
+        let (own, again) = (key.clone(), assignment.clone());
+        let task = async move {
+            let done = rollouts.work(&assignment, stopped).await;
+            (own, done)
+        };
+        let task = jobs.tasks.spawn(task.instrument(span));
+        jobs.of_task.insert(task.id(), (key, Some(again)));
+    }
+
+    async fn job_ended(&self, ended: Result<(Id, (Key, Done)), JoinError>, jobs: &mut Jobs) -> Vec<Event> {
+        let (task, done) = match ended {
+            Ok((task, (_, done))) => (task, Some(done)),
+            Err(error) => {
+                tracing::error!(%error, "a job has ended by a fault of the program");
+                (error.id(), None)
+            }
+        };
+        let Some((key, again)) = jobs.of_task.remove(&task) else {
+            return Vec::new();
+        };
+        let event = match done {
+            Some(done) => self.after(&key, done),
+            None => return self.after_fault(key, again, jobs).await,
+        };
+        let is_last = {
+            let mut state = self.state();
+            state.running.remove(&key);
+            state.running.is_empty()
+        };
+        if is_last {
+            self.inner.images.lock().await.clear();
+        }
+        event
+    }
+
+    fn after(&self, (id, device): &Key, done: Done) -> Vec<Event> {
+        let (id, device) = (*id, device.clone());
+        match done {
+            Done::Ended { outcome, n_pushes } => {
+                self.inner.metrics.job_ended(
+                    device.family.as_str(),
+                    outcome.ending.name(),
+                    outcome.reason.as_deref().unwrap_or(""),
+                );
+                vec![Event::Ended {
+                    id,
+                    device,
+                    outcome,
+                    n_pushes,
+                }]
+            }
+            Done::Excluded(reason) => vec![
+                Event::Exclude {
+                    device: device.clone(),
+                    reason,
+                },
+                Event::NothingDone { id, device },
+            ],
+            Done::Nothing => vec![Event::NothingDone { id, device }],
+            Done::Left => Vec::new(),
+        }
+    }
+
+    /// A fault of ours in a job is that job's: what became of the device is found out as after a crash (RELIABILITY.md F67).
+    async fn after_fault(&self, key: Key, again: Option<Assignment>, jobs: &mut Jobs) -> Vec<Event> {
+        self.inner.fleet.let_go(&key.1).await;
+        let was_recovery = again.as_ref().is_none_or(|assignment| assignment.recover);
+        match again {
+            Some(mut assignment) if !was_recovery => {
+                assignment.recover = true;
+                let stopped = {
+                    let mut state = self.state();
+                    let (stop, stopped) = watch::channel(Stop::No);
+                    if let Some(running) = state.running.get_mut(&key) {
+                        running.stop = stop;
+                    }
+                    stopped
+                };
+                self.spawn(key, assignment, stopped, jobs);
+                Vec::new()
+            }
+            _ => {
+                self.state().running.remove(&key);
+                let outcome = model::outcome::Outcome::because(
+                    model::outcome::Ending::Unverified,
+                    "internal error",
+                    "Reflash has failed in the middle of this update: what the device runs is not known.",
+                    "Look at what the device runs, and send the log to the authors.",
+                );
+                vec![Event::Ended {
+                    id: key.0,
+                    device: key.1,
+                    outcome,
+                    n_pushes: model::job::MAX_PUSHES,
+                }]
+            }
+        }
+    }
+
+    /// Tells how far a job is.
+    pub(super) fn report(&self, id: RolloutId, device: &DeviceId, report: &Report<'_>) {
+        let mut state = self.state();
+        let Some(running) = state.running.get_mut(&(id, device.clone())) else {
+            return;
+        };
+        let mut gained = 0;
+        match report {
+            Report::Begun(job) => {
+                running.live.job = Some(*job);
+                let detail = json!({ "rollout": id.0, "job": job.0, "device": device.key() });
+                self.inner.fleet.note("job.started", Some(device), detail);
+            }
+            Report::Phase(job) => {
+                running.live.state = job.phase.name();
+                if running.live.state != "uploading" {
+                    running.live.acked_bytes = 0;
+                }
+            }
+            Report::Progress {
+                acked_bytes,
+                len_bytes,
+                ..
+            } => {
+                gained = acked_bytes.saturating_sub(running.live.acked_bytes);
+                running.live.acked_bytes = *acked_bytes;
+                running.live.len_bytes = *len_bytes;
+            }
+            Report::TooLate => return,
+        }
+        let live = running.live.clone();
+        state.acked_bytes += gained;
+        drop(state);
+        if self.inner.live.receiver_count() == 0 {
+            return;
+        }
+        // Nobody listens any more: then nobody misses it.
+        let _ = self.inner.live.send(EventView {
+            seq: 0,
+            at_ms: self.inner.engine.clock().now().wall_ms,
+            kind: "job.progress".to_owned(),
+            device: Some(device.key()),
+            detail: json!({ "rollout": id.0, "job": live.job.map(|job| job.0), "device": device.key(), "state": live.state,
+                            "percent": live.percent(), "acked_bytes": live.acked_bytes, "len_bytes": live.len_bytes }),
+        });
+    }
+
+    /// The server ends: what pushes gets its time, what watches is left to the journal.
+    async fn wind_up(&self, commands: &mut mpsc::UnboundedReceiver<Command>, jobs: &mut Jobs) {
+        commands.close();
+        let until = Instant::now() + LAST_PUSHES;
+        let mut turn = tokio::time::interval(MEASURE_EVERY);
+        while !jobs.tasks.is_empty() && Instant::now() < until {
+            for running in self.state().running.values() {
+                if running.live.state != "uploading" && *running.stop.borrow() != Stop::Leave {
+                    running.stop.send_replace(Stop::Leave);
+                }
+            }
+            tokio::select! {
+                Some(ended) = jobs.tasks.join_next_with_id() => self.keep(ended, jobs).await,
+                _ = turn.tick() => {}
+            }
+        }
+        for running in self.state().running.values() {
+            running.stop.send_replace(Stop::Leave);
+        }
+        let last = async {
+            while let Some(ended) = jobs.tasks.join_next_with_id().await {
+                self.keep(ended, jobs).await;
+            }
+        };
+        if tokio::time::timeout(LAST_WATCHES, last).await.is_err() {
+            tracing::warn!("jobs are left in the middle; the next start looks at their devices");
+        }
+        jobs.tasks.shutdown().await;
+    }
+
+    /// Keeps the end of a job; what follows from it is for the next start.
+    async fn keep(&self, ended: Result<(Id, (Key, Done)), JoinError>, jobs: &mut Jobs) {
+        let events = self.job_ended(ended, jobs).await;
+        if !events.is_empty()
+            && let Err(error) = self.take(events).await
+        {
+            tracing::warn!(
+                error = model::chain::chain(&error),
+                "the end of a job is told by the journal alone"
+            );
+        }
+    }
+}
