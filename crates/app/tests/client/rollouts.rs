@@ -551,7 +551,7 @@ async fn wrong_words_about_rollouts_end_with_64() {
         ("rollout cancel", "<DEVICE>"),
         ("job show", "<ID>"),
         ("history --limit x", "x"),
-        ("stats --since 30", "30d"),
+        ("stats --since 30", "7d"),
         ("audit", "reflash audit"),
     ] {
         let ended = run(reflash(arguments.split_whitespace())).await;
