@@ -581,6 +581,74 @@ async fn a_state_folder_that_cannot_be_written_is_told_before_anything_is_sent()
     }
 }
 
+/// RELIABILITY.md F77: a folder or a database of another user is refused in words, at once, and left as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_user_owns_is_refused_in_words() {
+    let nobody = |inner: &Command| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .stdin(Stdio::null());
+        command
+    };
+    // The program itself may lie where only we may look.
+    let may_run = nobody(Command::new(env!("CARGO_BIN_EXE_reflash")).arg("--version")).output();
+    if !may_run.is_ok_and(|output| output.status.success()) {
+        println!("skipped: nothing can be run as another user here");
+        return;
+    }
+    let parent = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(parent.path(), Permissions::from_mode(0o755)).unwrap();
+    let state = parent.path().join("state");
+    let rig = Rig::start(|_| {}).await;
+    let file = parent.path().join("firmware.bin");
+    std::fs::write(&file, image(Some("1.1"), 7)).unwrap();
+    let mut ours = rig.push_in(&state, &file);
+    ours.args(["--dry-run", "--json"]);
+    assert_eq!(run(ours).await.code, Some(0));
+    for (what, of_folder, of_files) in [
+        ("the folder", 0o700, 0o600),
+        ("the folder, which may be read", 0o755, 0o644),
+        ("the files in it", 0o777, 0o600),
+    ] {
+        let mode = |path: &Path, mode: u32| {
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        };
+        mode(&state, of_folder);
+        for entry in std::fs::read_dir(&state).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                mode(&path, of_files);
+            }
+        }
+        let database = std::fs::read(state.join("reflash.db")).unwrap();
+        let mut push = rig.push_in(&state, &file);
+        push.arg("--json");
+        let ended = run(nobody(&push)).await;
+        not_begun(what, &ended, &rig);
+        assert!(
+            ended.stdout.contains(state.to_str().unwrap()),
+            "{what}: {ended:#?}"
+        );
+        assert!(ended.took < Duration::from_secs(20), "{what}: {ended:#?}");
+
+        let mut serve = reflash(["serve", "--listen", "127.0.0.1:0", "--data"]);
+        serve.arg(&state);
+        let ended = run(nobody(&serve)).await;
+        assert_eq!(ended.code, Some(1), "{what}: {ended:#?}");
+        assert!(
+            ended.stderr.contains(state.to_str().unwrap()),
+            "{what}: {ended:#?}"
+        );
+        assert!(!ended.stderr.contains("panicked"), "{what}: {ended:#?}");
+        assert!(ended.took < Duration::from_secs(20), "{what}: {ended:#?}");
+        let after = std::fs::read(state.join("reflash.db")).unwrap();
+        assert!(after == database, "{what}: the database was changed");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_folder_that_is_missing_is_made_for_its_owner_alone() {
     let rig = Rig::start(|_| {}).await;

@@ -4,15 +4,20 @@ use std::convert::Infallible;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::sighting::{Lookout, Sighting};
 use rumqttc::mqttbytes::QoS;
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Packet, SubscribeFilter,
-    SubscribeReasonCode, TlsConfiguration, Transport,
+    SubscribeReasonCode, TlsConfiguration, TlsError, Transport,
 };
+use rustls::ClientConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::mpsc;
 use url::Url;
@@ -45,6 +50,8 @@ pub struct Broker {
     pub client_id: Option<String>,
     /// The certificate authorities to believe, a file in PEM; none: those of the system.
     pub ca: Option<PathBuf>,
+    /// Our certificate and those between it and its authority, and its key, two files in PEM; none: we show none.
+    pub certificate: Option<(PathBuf, PathBuf)>,
     /// What stands before every topic, as `garden/`, where a broker passes on another's messages; empty: nothing.
     pub prefix: String,
 }
@@ -58,9 +65,11 @@ pub enum MqttError {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// The authorities cannot be read.
-    #[error("reading the broker's certificate authorities from {}", path.display())]
-    Ca {
+    /// The authorities, or our certificate or its key, cannot be read.
+    #[error("reading {what} from {}", path.display())]
+    File {
+        /// What is in it.
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -215,6 +224,7 @@ impl Broker {
             password: None,
             client_id: None,
             ca: None,
+            certificate: None,
             prefix: String::new(),
         };
         broker.place()?;
@@ -243,6 +253,35 @@ impl Broker {
         Ok((host.trim_matches(['[', ']']).to_owned(), port, tls))
     }
 
+    fn tls(&self) -> Result<TlsConfiguration, MqttError> {
+        let certificate = match &self.certificate {
+            Some((certificate, key)) => Some((
+                read("our certificate for the broker", certificate)?,
+                read("the key of our certificate for the broker", key)?,
+            )),
+            None => None,
+        };
+        let system = || TlsConfiguration::try_default_rustls().map_err(unusable);
+        match (&self.ca, certificate) {
+            (Some(path), client_auth) => Ok(TlsConfiguration::Simple {
+                ca: read("the broker's certificate authorities", path)?,
+                alpn: None,
+                client_auth,
+            }),
+            (None, None) => system(),
+            (None, Some((certificate, key))) => match system()? {
+                TlsConfiguration::Rustls(config) => {
+                    let mut config = ClientConfig::clone(&config);
+                    config.client_auth_cert_resolver =
+                        shown(&certificate, &key, &config).map_err(unusable)?;
+                    Ok(TlsConfiguration::Rustls(Arc::new(config)))
+                }
+                // It is made of nothing else.
+                other @ TlsConfiguration::Simple { .. } => Ok(other),
+            },
+        }
+    }
+
     fn options(&self) -> Result<MqttOptions, MqttError> {
         let (host, port, tls) = self.place()?;
         let client_id = self.client_id.clone().unwrap_or_else(made_up_client_id);
@@ -266,22 +305,30 @@ impl Broker {
         if tls {
             // Done already in a program that speaks TLS elsewhere.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-            let tls = match &self.ca {
-                Some(path) => TlsConfiguration::Simple {
-                    ca: std::fs::read(path).map_err(|source| MqttError::Ca {
-                        path: path.clone(),
-                        source,
-                    })?,
-                    alpn: None,
-                    client_auth: None,
-                },
-                None => TlsConfiguration::try_default_rustls()
-                    .map_err(|error| MqttError::Tls(Box::new(ConnectionError::Tls(error))))?,
-            };
-            options.set_transport(Transport::tls_with_config(tls));
+            options.set_transport(Transport::tls_with_config(self.tls()?));
         }
         Ok(options)
     }
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, MqttError> {
+    std::fs::read(path).map_err(|source| MqttError::File {
+        what,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn unusable(error: TlsError) -> MqttError {
+    MqttError::Tls(Box::new(ConnectionError::Tls(error)))
+}
+
+/// What is shown to a broker that wants to know who we are.
+fn shown(certificate: &[u8], key: &[u8], config: &ClientConfig) -> Result<Arc<SingleCertAndKey>, TlsError> {
+    let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(key)?;
+    let certified = CertifiedKey::from_der(chain, key, config.crypto_provider())?;
+    Ok(Arc::new(SingleCertAndKey::from(certified)))
 }
 
 /// Two of the same id throw each other out for ever, so no two processes have the same.
@@ -359,6 +406,30 @@ mod tests {
         ];
         assert_eq!(topics("garden/", &lookouts), ["garden/home/+/status"]);
         assert_eq!(topics("", &lookouts[2..]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_certificate_is_shown_whichever_authorities_are_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let made = rcgen::generate_simple_self_signed(["broker".to_owned()]).unwrap();
+        let certificate = write("cert.pem", &made.cert.pem());
+        let key = write("key.pem", &made.signing_key.serialize_pem());
+        let broker = |certificate, key| Broker {
+            certificate: Some((certificate, key)),
+            ..Broker::at("mqtts://broker").unwrap()
+        };
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        match broker(certificate.clone(), key.clone()).tls() {
+            Ok(TlsConfiguration::Rustls(config)) => assert!(config.client_auth_cert_resolver.has_certs()),
+            other => panic!("{}", other.is_ok()),
+        }
+        // Each in the other's place.
+        assert!(matches!(broker(key, certificate).tls(), Err(MqttError::Tls(_))));
     }
 
     #[test]

@@ -305,7 +305,7 @@ async fn a_secret_broker_needs_authorities_that_can_be_read_and_vouch_for_it() {
         ..Broker::at("mqtts://127.0.0.1:1").unwrap()
     };
     let error = hear(&missing, &[status()], 1).await.unwrap_err();
-    assert!(matches!(error, MqttError::Ca { .. }), "{error:?}");
+    assert!(matches!(error, MqttError::File { .. }), "{error:?}");
     // No authority in it: nothing is believed.
     let (plain, _thread) = broker(0, 0, |_| {});
     let path = folder.path().join("empty.pem");
@@ -446,6 +446,51 @@ async fn mosquitto_with_a_certificate_is_believed_only_by_its_own_authority() {
     // Let in, it listens until it is told to stop.
     let (out, _sightings) = mpsc::channel(1);
     let believed = broker(Some(&certificate));
+    let listening = tokio::time::timeout(Duration::from_secs(2), mqtt(&believed, &[status()], &out)).await;
+    assert!(listening.is_err(), "{listening:?}");
+}
+
+#[tokio::test]
+async fn mosquitto_that_wants_a_certificate_lets_in_only_who_shows_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let made = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let certificate = write(&format!("{name}.pem"), made.cert.pem());
+        (
+            certificate,
+            write(&format!("{name}.key"), made.signing_key.serialize_pem()),
+        )
+    };
+    let (theirs, ours, strange) = (made("theirs"), made("ours"), made("strange"));
+    let config = format!(
+        "allow_anonymous true\nuser root\ncertfile {}\nkeyfile {}\ncafile {}\nrequire_certificate true",
+        theirs.0.display(),
+        theirs.1.display(),
+        ours.0.display()
+    );
+    let Some(mosquitto) = Mosquitto::start(&config) else {
+        return;
+    };
+    let broker = |certificate| Broker {
+        ca: Some(theirs.0.clone()),
+        certificate,
+        ..Broker::at(&format!("mqtts://127.0.0.1:{}", mosquitto.port)).unwrap()
+    };
+    for certificate in [None, Some(strange), Some((ours.0.clone(), theirs.1.clone()))] {
+        let error = hear(&broker(certificate.clone()), &[status()], 1).await;
+        assert!(error.is_err(), "{certificate:?}");
+    }
+    let unread = broker(Some((ours.0.clone(), folder.path().join("none.key"))));
+    let error = hear(&unread, &[status()], 1).await.unwrap_err();
+    assert!(matches!(error, MqttError::File { .. }), "{error:?}");
+    // Let in, it listens until it is told to stop.
+    let (out, _sightings) = mpsc::channel(1);
+    let believed = broker(Some(ours));
     let listening = tokio::time::timeout(Duration::from_secs(2), mqtt(&believed, &[status()], &out)).await;
     assert!(listening.is_err(), "{listening:?}");
 }

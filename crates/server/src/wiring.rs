@@ -82,6 +82,7 @@ pub fn broker(mqtt: &config::Mqtt) -> discovery::Broker {
         password: mqtt.password.clone(),
         client_id: mqtt.client_id.clone(),
         ca: mqtt.ca.clone(),
+        certificate: mqtt.certificate.clone(),
         prefix: String::new(),
     }
 }
@@ -119,6 +120,7 @@ pub(crate) fn repository_settings(config: &Config) -> firmware::Settings {
             })
             .collect(),
         require_signature: config.policy.require_signature,
+        n_kept: usize::try_from(config.retention.downloads).unwrap_or(usize::MAX),
         ..firmware::Settings::default()
     }
 }
@@ -182,7 +184,7 @@ pub(crate) fn api_parts(
     control: &Control,
     cancel: &CancellationToken,
 ) -> api::Parts {
-    let per_second = f64::from(config.server.limits.requests_per_minute) / 60.0;
+    let limits = config.server.limits;
     let control = control.clone();
     api::Parts {
         store: store.clone(),
@@ -191,9 +193,12 @@ pub(crate) fn api_parts(
             hosts: config.server.hosts.clone(),
             proxies: config.server.trusted_proxies.clone(),
             rate: api::Rate {
-                per_second,
+                per_second: f64::from(limits.requests_per_minute) / 60.0,
                 ..api::Rate::default()
             },
+            try_every: Duration::from_mins(1) / limits.failed_logins_per_minute,
+            json_max_len: usize::try_from(limits.body_bytes).unwrap_or(usize::MAX),
+            image_max_len: usize::try_from(limits.image_bytes).unwrap_or(usize::MAX),
             ..ApiSettings::default()
         },
         fleet: fleet.clone(),

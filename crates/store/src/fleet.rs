@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use model::device::Snapshot;
+use model::device::{Device, Hardware, Snapshot};
 use model::family::Notes;
 use model::id::{DeviceId, JobId};
 use model::installed::Installed;
+use model::version::Versions;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
@@ -92,6 +93,21 @@ impl FleetRow {
             installed: None,
             notes: Notes::default(),
         }
+    }
+
+    /// As its family needs it, without what only an answer would tell; none without an address.
+    pub fn into_device(self) -> Option<Device> {
+        let (hardware, versions) = match self.snapshot {
+            Some(snapshot) => (snapshot.hardware, snapshot.versions),
+            None => (Hardware::default(), Versions::default()),
+        };
+        Some(Device {
+            id: self.id,
+            address: self.address?,
+            hardware,
+            slot_bytes: self.slot_bytes,
+            versions,
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use common::children::{Killed, can_inject, child, childs_folder, fill, run_on_disk, told_seqs};
 use common::{
@@ -436,14 +437,28 @@ async fn a_database_that_stays_locked_is_busy_and_then_goes_on() {
         .await
         .unwrap();
     let lock = locker.begin_with("begin immediate").await.unwrap();
+    let began = std::time::Instant::now();
     let error = store.upsert_device(&id("b"), ADDRESS, None, 1).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Busy, "{error:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     assert!(
         store.device(&id("a")).await.unwrap().is_some(),
         "reading goes on all the while"
     );
     lock.rollback().await.unwrap();
     store.upsert_device(&id("b"), ADDRESS, None, 1).await.unwrap();
+    // A lock that goes soon enough is waited out.
+    let lock = locker.begin_with("begin immediate").await.unwrap();
+    let c = id("c");
+    let (unlocked, written) = tokio::join!(
+        async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            lock.rollback().await
+        },
+        store.upsert_device(&c, ADDRESS, None, 1)
+    );
+    unlocked.unwrap();
+    written.unwrap();
 }
 
 #[tokio::test]
@@ -543,6 +558,11 @@ async fn child_on_a_full_disk() {
     let put = store.put_image(&Image::new("a.bin", vec![1; 10_000]), 1).await;
     assert!(matches!(put, Err(ImageError::Full { .. })), "{put:?}");
     assert_eq!(
+        files_below(&folder.join("images/sha256")),
+        [] as [PathBuf; 0],
+        "no part of it stays"
+    );
+    assert_eq!(
         i64::try_from(store.events(job).await.unwrap().len()).unwrap(),
         n_events
     );
@@ -564,6 +584,20 @@ async fn child_on_a_full_disk() {
         return;
     };
     assert!(matches!(error, OpenError::Full { .. }), "{error:?}");
+}
+
+/// All files in a folder and the folders in it.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
 }
 
 #[test]

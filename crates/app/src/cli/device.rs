@@ -16,7 +16,7 @@ use server::views::{DeviceView, HealthView};
 
 use super::client::{Ask, Client, ServerArguments, answer, nothing_to_do, read, waiting};
 use super::confirm::Confirmation;
-use super::nearest::{nearest, one_of};
+use super::nearest::{meant_by, nearest, one_of};
 use super::secret::{self, PasswordArguments};
 use super::show::{counted, safe, sentence};
 use super::{say, say_json};
@@ -368,33 +368,35 @@ pub(super) fn meant(devices: &[&DeviceView], wanted: &str) -> Result<usize, Trou
             .is_some_and(|host| host.to_lowercase() == key || format!("{}.local", host.to_lowercase()) == key)
     };
     let by_beginning = |device: &DeviceView| !key.is_empty() && device.id.to_lowercase().starts_with(&key);
-    let ways: [&dyn Fn(&DeviceView) -> bool; 5] = [&by_key, &by_name, &by_address, &by_host, &by_beginning];
-    for way in ways {
-        let found: Vec<usize> = (0..devices.len()).filter(|&idx| way(devices[idx])).collect();
-        match found[..] {
-            [] => {}
-            [idx] => return Ok(idx),
-            _ => {
-                let keys: Vec<&str> = found.iter().map(|&idx| devices[idx].id.as_str()).collect();
-                let some: Vec<String> = found
-                    .iter()
-                    .take(5)
-                    .map(|&idx| format!("{} ({})", devices[idx].id, devices[idx].name))
-                    .collect();
-                let some: Vec<&str> = some.iter().map(String::as_str).collect();
-                return Err(Trouble::new(
-                    Exit::NotFound,
-                    format!("{} devices are meant by {wanted:?}.", keys.len()),
-                    format!("Name one by its key: {}.", one_of(&some)),
-                ));
-            }
+    let found = meant_by(
+        &devices.iter().copied(),
+        &[&by_key, &by_name, &by_address, &by_host, &by_beginning],
+    );
+    match found[..] {
+        [] => Err(unknown(devices, wanted)),
+        [idx] => Ok(idx),
+        _ => {
+            let some: Vec<String> = found
+                .iter()
+                .take(5)
+                .map(|&idx| format!("{} ({})", devices[idx].id, devices[idx].name))
+                .collect();
+            let some: Vec<&str> = some.iter().map(String::as_str).collect();
+            Err(Trouble::new(
+                Exit::NotFound,
+                format!("{} devices are meant by {wanted:?}.", found.len()),
+                format!("Name one by its key: {}.", one_of(&some)),
+            ))
         }
     }
+}
+
+fn unknown(devices: &[&DeviceView], wanted: &str) -> Trouble {
     let names = devices
         .iter()
         .flat_map(|device| [device.name.as_str(), device.id.as_str()]);
     let near = nearest(wanted, names);
-    Err(Trouble::new(
+    Trouble::new(
         Exit::NotFound,
         format!("No device {wanted:?} is known."),
         if devices.is_empty() {
@@ -406,7 +408,7 @@ pub(super) fn meant(devices: &[&DeviceView], wanted: &str) -> Result<usize, Trou
         } else {
             format!("Perhaps you mean {}.", one_of(&near))
         },
-    ))
+    )
 }
 
 /// One command that talks to one server.

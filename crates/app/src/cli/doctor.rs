@@ -231,18 +231,17 @@ fn certificates(checks: &mut Checks, config: &Config) {
     {
         if let Certificate::Own { cert, key } = certificate {
             files.extend([cert.as_path(), key.as_path()]);
-            let mode = fs::metadata(key).map_or(0, |metadata| metadata.permissions().mode());
-            if mode & 0o004 != 0 {
-                checks.warning(
-                    "private-key",
-                    format!("{} can be read by everybody on this machine.", key.display()),
-                    format!("Run `chmod 600 {}`.", key.display()),
-                );
-            }
+            private_key(checks, key);
         }
         files.extend(client_ca.as_deref());
     }
-    files.extend(config.mqtt.as_ref().and_then(|mqtt| mqtt.ca.as_deref()));
+    if let Some(mqtt) = &config.mqtt {
+        files.extend(mqtt.ca.as_deref());
+        if let Some((cert, key)) = &mqtt.certificate {
+            files.extend([cert.as_path(), key.as_path()]);
+            private_key(checks, key);
+        }
+    }
     for file in files {
         match fs::read(file) {
             Ok(text) if text.windows(11).any(|window| window == b"-----BEGIN ") => {
@@ -259,6 +258,17 @@ fn certificates(checks: &mut Checks, config: &Config) {
                 "Name a file that this user may read.",
             ),
         }
+    }
+}
+
+fn private_key(checks: &mut Checks, key: &Path) {
+    let mode = fs::metadata(key).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o004 != 0 {
+        checks.warning(
+            "private-key",
+            format!("{} can be read by everybody on this machine.", key.display()),
+            format!("Run `chmod 600 {}`.", key.display()),
+        );
     }
 }
 
@@ -686,21 +696,10 @@ async fn broker(checks: &mut Checks, config: &Config) {
     let families = families::all(&site, &Ways::default());
     let lookouts: Vec<_> = families.iter().flat_map(|family| family.lookouts()).collect();
     let (out, mut sightings) = tokio::sync::mpsc::channel(1);
-    let listener = match discovery::Broker::at(mqtt.broker.as_str()) {
-        Ok(mut listener) => {
-            listener.username.clone_from(&mqtt.username);
-            listener.password.clone_from(&mqtt.password);
-            listener.ca.clone_from(&mqtt.ca);
-            listener
-        }
-        Err(error) => {
-            checks.wrong(
-                "broker",
-                format!("Its address cannot be used: {}.", chain(&error)),
-                next_step,
-            );
-            return;
-        }
+    let listener = discovery::Broker {
+        // Under the server's own name we would throw it out.
+        client_id: None,
+        ..server::broker(mqtt)
     };
     let ended = tokio::select! {
         error = discovery::mqtt(&listener, &lookouts, &out) => Some(error),
@@ -713,7 +712,7 @@ async fn broker(checks: &mut Checks, config: &Config) {
         Some(error) => checks.wrong(
             "broker",
             format!("{host} port {port} does not take us: {}.", chain(&error)),
-            "Look at `mqtt.username`, `mqtt.password` and `mqtt.ca`.",
+            "Look at `mqtt.username`, `mqtt.password`, `mqtt.ca`, `mqtt.cert` and `mqtt.key`.",
         ),
     }
 }
@@ -964,6 +963,25 @@ mod tests {
         }
         assert_eq!(interfaces_with_multicast(folder.path()), ["eth0"]);
         assert!(interfaces_with_multicast(&folder.path().join("none")).is_empty());
+    }
+
+    #[test]
+    fn the_brokers_certificates_must_be_there_and_private() {
+        let (folder, mut checks, config) =
+            read("mqtt: { broker: \"mqtts://broker\", cert: cert.pem, key: key.pem }\n");
+        fs::write(folder.path().join("key.pem"), "-----BEGIN PRIVATE KEY-----\n").unwrap();
+        fs::set_permissions(folder.path().join("key.pem"), fs::Permissions::from_mode(0o644)).unwrap();
+        certificates(&mut checks, &config.unwrap());
+        check(&checks, "certificate", Standing::Wrong, "cert.pem cannot be read");
+        check(&checks, "certificate", Standing::Ok, "key.pem");
+        check(&checks, "private-key", Standing::Warning, "everybody");
+    }
+
+    #[test]
+    fn keys_that_nothing_comes_of_are_told() {
+        let (_folder, checks, config) = read("policy: { rollback: never, auto_enroll: false }\n");
+        assert!(config.is_some());
+        check(&checks, "without-effect", Standing::Warning, ": policy.rollback.");
     }
 
     #[test]

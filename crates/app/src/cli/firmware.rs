@@ -13,7 +13,7 @@ use super::client::{Ask, Client, ServerArguments, answer, nothing_to_do, read, w
 use super::confirm::Confirmation;
 use super::device;
 use super::inspect::InspectArguments;
-use super::nearest::{nearest, one_of};
+use super::nearest::{meant_by, nearest, one_of};
 use super::show::{ago, counted, fact_in, grouped, safe, sentence, sized, wrapped};
 use super::table::{Table, WIDTH};
 use crate::error::{Exit, Trouble};
@@ -378,32 +378,30 @@ fn meant(images: &[FirmwareView], wanted: &str) -> Result<usize, Trouble> {
     };
     let by_version = |image: &FirmwareView| image.version.as_deref() == Some(wanted);
     let by_beginning = |image: &FirmwareView| is_digest_of(wanted, image);
-    let ways: [&dyn Fn(&FirmwareView) -> bool; 5] =
-        [&by_digest, &by_name, &by_file, &by_version, &by_beginning];
-    for way in ways {
-        let found: Vec<usize> = (0..images.len()).filter(|&idx| way(&images[idx])).collect();
-        match found[..] {
-            [] => {}
-            [idx] => return Ok(idx),
-            _ => {
-                let some: Vec<String> = found
-                    .iter()
-                    .take(5)
-                    .map(|&idx| format!("{} ({})", short(&images[idx].sha256), images[idx].file_name))
-                    .collect();
-                let some: Vec<&str> = some.iter().map(String::as_str).collect();
-                return Err(Trouble::new(
-                    Exit::NotFound,
-                    format!("{} images are meant by {wanted:?}.", found.len()),
-                    format!(
-                        "Name one by its SHA-256 or the beginning of it: {}.",
-                        one_of(&some)
-                    ),
-                ));
-            }
+    let found = meant_by(
+        &images.iter(),
+        &[&by_digest, &by_name, &by_file, &by_version, &by_beginning],
+    );
+    match found[..] {
+        [] => Err(unknown(wanted, images)),
+        [idx] => Ok(idx),
+        _ => {
+            let some: Vec<String> = found
+                .iter()
+                .take(5)
+                .map(|&idx| format!("{} ({})", short(&images[idx].sha256), images[idx].file_name))
+                .collect();
+            let some: Vec<&str> = some.iter().map(String::as_str).collect();
+            Err(Trouble::new(
+                Exit::NotFound,
+                format!("{} images are meant by {wanted:?}.", found.len()),
+                format!(
+                    "Name one by its SHA-256 or the beginning of it: {}.",
+                    one_of(&some)
+                ),
+            ))
         }
     }
-    Err(unknown(wanted, images))
 }
 
 fn unknown(wanted: &str, images: &[FirmwareView]) -> Trouble {

@@ -32,6 +32,21 @@ fn is_part(part: &str, whole: &str) -> bool {
     part.chars().count() > 2 && whole.contains(part)
 }
 
+/// Which of these are meant, by the first of the ways in which any is.
+pub(super) fn meant_by<'a, T: 'a>(
+    all: &(impl Iterator<Item = &'a T> + Clone),
+    ways: &[&dyn Fn(&T) -> bool],
+) -> Vec<usize> {
+    let by = |way: &&dyn Fn(&T) -> bool| {
+        let found = all.clone().enumerate().filter(|(_, one)| way(one));
+        found.map(|(idx, _)| idx).collect::<Vec<_>>()
+    };
+    ways.iter()
+        .map(by)
+        .find(|found| !found.is_empty())
+        .unwrap_or_default()
+}
+
 /// Names in a row: `a`, `a or b`, `a, b or c`.
 pub(super) fn one_of(names: &[&str]) -> String {
     match names {

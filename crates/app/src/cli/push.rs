@@ -362,12 +362,7 @@ pub(super) fn result(pushed: &Pushed) -> Value {
         duration.map(|duration| (duration.as_secs_f64() * 1000.0).round() / 1000.0)
     };
     let evidence = pushed.job.as_ref().map(|job| &job.evidence);
-    let before = evidence
-        .and_then(|evidence| evidence.before.as_ref())
-        .map(|look| &look.snapshot);
-    let after = evidence
-        .and_then(|evidence| evidence.after.as_ref())
-        .map(|look| &look.snapshot);
+    let (before, after) = (pushed.before(), pushed.after());
     json!({
         "outcome": pushed.outcome.ending.name(),
         "reason": pushed.outcome.reason,

@@ -165,12 +165,7 @@ pub(super) fn upload_bar(percent: u64, acked_bytes: u64) -> String {
 /// Outcome, time away, uptimes and versions, for a row of a table; the widest comes last.
 pub(super) fn evidence_cells(pushed: &Pushed) -> [String; 4] {
     let evidence = pushed.job.as_ref().map(|job| &job.evidence);
-    let before = evidence
-        .and_then(|evidence| evidence.before.as_ref())
-        .map(|look| &look.snapshot);
-    let after = evidence
-        .and_then(|evidence| evidence.after.as_ref())
-        .map(|look| &look.snapshot);
+    let (before, after) = (pushed.before(), pushed.after());
     let pair = |text: fn(&Snapshot) -> Option<String>| match (before.and_then(text), after.and_then(text)) {
         (Some(before), Some(after)) => format!("{before} → {after}"),
         (before, after) => before.or(after).unwrap_or_default(),
@@ -350,8 +345,7 @@ pub(super) fn result(pushed: &Pushed) -> String {
         if let Some(away) = evidence.away {
             add("away", spoken(away));
         }
-        let before = evidence.before.as_ref().map(|look| &look.snapshot);
-        let after = evidence.after.as_ref().map(|look| &look.snapshot);
+        let (before, after) = (pushed.before(), pushed.after());
         if let (Some(before), Some(after)) = (before, after) {
             let label = |snapshot: &Snapshot| {
                 if snapshot.versions.is_empty() {

@@ -89,6 +89,18 @@ pub(crate) struct Pushed {
     pub(crate) warnings: Vec<String>,
 }
 
+impl Pushed {
+    /// What was seen of the device before.
+    pub(crate) fn before(&self) -> Option<&Snapshot> {
+        Some(&self.job.as_ref()?.evidence.before.as_ref()?.snapshot)
+    }
+
+    /// What was seen of it last.
+    pub(crate) fn after(&self) -> Option<&Snapshot> {
+        Some(&self.job.as_ref()?.evidence.after.as_ref()?.snapshot)
+    }
+}
+
 /// Reads an image file, whole and bounded.
 pub(crate) fn read_image(path: &Path) -> Result<Image, Trouble> {
     let shown = path.display();

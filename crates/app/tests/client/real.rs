@@ -128,6 +128,48 @@ async fn a_back_up_is_made_beside_the_real_server_and_not_restored_beside_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_limits_of_the_configuration_hold() {
+    let server = Server::with(
+        "server: { limits: { failed_logins_per_minute: 2, body_bytes: 1024, image_bytes: 1000000 } }\n\
+         policy: { rollback: never }\n",
+    )
+    .await;
+    assert!(
+        server.running.told().contains("policy.rollback"),
+        "a key without effect is told"
+    );
+    let (fits, large) = (server.file("fits.bin"), server.file("large.bin"));
+    std::fs::write(&fits, image(Some("1.1"), 7)).unwrap();
+    std::fs::write(&large, vec![0xe9; 1_000_001]).unwrap();
+    let add = |file: &Path| server.here(&["firmware", "add", file.to_str().unwrap()]);
+    let ended = run(add(&large)).await;
+    assert!(
+        ended.code == Some(1) && ended.stdout.contains("at most 1000000 bytes"),
+        "{ended:#?}"
+    );
+    done(&run(add(&fits)).await);
+    let name = "n".repeat(1024);
+    let ended = run(server.here(&["token", "create", &name])).await;
+    assert!(
+        ended.code == Some(1) && ended.stdout.contains("at most 1024 bytes"),
+        "{ended:#?}"
+    );
+    let guess = server.file("guess");
+    let mut told = String::new();
+    for n in 0..6 {
+        std::fs::write(&guess, format!("rfl_{n}")).unwrap();
+        told = run(server.there(&["device", "list"], &guess)).await.stdout;
+    }
+    let wait = told
+        .split_once("ait ")
+        .and_then(|(_, wait)| wait.split(' ').next()?.parse().ok());
+    assert!(
+        matches!(wait, Some(20..=30)),
+        "half a minute, less what went by: {told}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_server_on_the_same_folder_ends_and_leaves_the_first_its_socket() {
     let server = Server::start().await;
     let mut second = reflash(["serve", "--managed", "--data"]);

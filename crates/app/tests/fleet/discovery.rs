@@ -356,6 +356,8 @@ fn announced_addresses_are_no_more_than_hints() {
     let honest = simulate(&device(&mut home, 11), 11, &["--version", "1.1"]);
     // Would be found if anybody looked at loopback.
     let _own = Simulator::start(&hub.at(Ipv4Addr::LOCALHOST), &["--mac", &mac(1)]);
+    // The same for its own address in the network.
+    let _here = simulate(&hub, 2, &[]);
     let evil = device(&mut home, 66);
     let liars: Vec<_> = [
         "127.0.0.1",

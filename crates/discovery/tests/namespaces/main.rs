@@ -172,11 +172,9 @@ fn every_second_packet_lost_hides_nobody() {
             far.port
         ));
         let what = Scan::new(vec![net("10.9.1.2/32")], vec![status_at(far.port)]);
-        let mut n_scans = 1;
-        while look(&home(), &what).await.sightings.is_empty() {
-            n_scans += 1;
-            assert!(n_scans <= 3, "not found in three scans");
-        }
+        // Three scans may be needed where chance has its way; here the first one waits for the second SYN.
+        let seen = look(&home(), &what).await;
+        assert_eq!(seen.sightings.len(), 1, "{:?}", seen.coverage);
     });
 }
 

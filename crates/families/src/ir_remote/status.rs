@@ -283,6 +283,15 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_cut_at_64_characters() {
+        let long = "\u{e9}".repeat(10_000);
+        let status = status(&format!(r#"{{"firmwareVersion":"{long}","hostname":"{long}"}}"#));
+        for text in [status.version, status.host_name] {
+            assert_eq!(text, Some("\u{e9}".repeat(64)));
+        }
+    }
+
+    #[test]
     fn what_is_no_object_is_refused() {
         assert_eq!(Status::parse(b"\xff\xfe"), Err(NotAStatus::NotJson));
         assert_eq!(Status::parse(b"[1]"), Err(NotAStatus::NotAnObject));

@@ -19,19 +19,19 @@ pub enum Least {
 /// How large a request's body may be, and of what kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
-    /// JSON, at most `JSON_MAX_LEN`.
+    /// JSON, at most `ApiSettings::json_max_len`.
     Json,
     /// JSON of somebody we do not know yet, at most `TOKEN_MAX_LEN`.
     Token,
-    /// A firmware image, at most `IMAGE_MAX_LEN`.
+    /// A firmware image, at most `ApiSettings::image_max_len`.
     Image,
 }
 
-/// Largest body of JSON, bytes (RELIABILITY.md T19).
+/// Largest body of JSON where the configuration says nothing, bytes (RELIABILITY.md T19).
 pub(crate) const JSON_MAX_LEN: usize = 1024 * 1024;
 /// Largest body of somebody unknown, bytes: a token fits, and hundreds of strangers at once cost nothing.
 pub(crate) const TOKEN_MAX_LEN: usize = 4 * 1024;
-/// Largest firmware image, bytes; no family takes one of half that size.
+/// Largest firmware image there is, bytes; no family takes one of half that size.
 pub(crate) const IMAGE_MAX_LEN: usize = 16 * 1024 * 1024;
 
 /// One method of one route.

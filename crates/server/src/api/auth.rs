@@ -15,8 +15,9 @@ use sha2::Digest as _;
 use store::{Store, StoreError};
 use subtle::ConstantTimeEq as _;
 
+use super::ApiSettings;
 use super::listen::{Origin, Peer};
-use super::pace::{Buckets, Rate, Tries, household};
+use super::pace::{Buckets, Tries, household};
 use super::problem::Failure;
 use crate::secrets::{Existing, SecretError, random, write_private};
 
@@ -182,13 +183,13 @@ pub(crate) struct Begun {
 }
 
 impl Doorkeeper {
-    pub(crate) fn new(store: Arc<Store>, clock: Clock, rate: Rate) -> Self {
+    pub(crate) fn new(store: Arc<Store>, clock: Clock, settings: &ApiSettings) -> Self {
         Self {
             store,
             clock,
             remembered: Mutex::new(Remembered {
-                buckets: Buckets::new(rate),
-                tries: Tries::default(),
+                buckets: Buckets::new(settings.rate),
+                tries: Tries::new(settings.try_every),
                 sessions: HashMap::new(),
                 touched: HashMap::new(),
             }),

@@ -11,7 +11,8 @@ use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
-use super::access::{IMAGE_MAX_LEN, JSON_MAX_LEN, TOKEN_MAX_LEN, Takes};
+use super::ApiSettings;
+use super::access::{TOKEN_MAX_LEN, Takes};
 use super::problem::Failure;
 
 /// Deepest JSON that is read (RELIABILITY.md T19).
@@ -56,12 +57,12 @@ pub(crate) async fn collect(
     body: Body,
     headers: &HeaderMap,
     takes: Takes,
-    patience: Duration,
+    settings: &ApiSettings,
 ) -> Result<Bytes, Failure> {
     let (max_len, patience) = match takes {
-        Takes::Json => (JSON_MAX_LEN, patience),
-        Takes::Token => (TOKEN_MAX_LEN, patience),
-        Takes::Image => (IMAGE_MAX_LEN, UPLOAD_TIMEOUT),
+        Takes::Json => (settings.json_max_len, settings.request_timeout),
+        Takes::Token => (TOKEN_MAX_LEN, settings.request_timeout),
+        Takes::Image => (settings.image_max_len, UPLOAD_TIMEOUT),
     };
     let too_large = || {
         Failure::new(

@@ -15,7 +15,7 @@ use model::id::Sha256;
 use model::image::Image;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use store::ImageError;
+use store::{FleetRow, ImageError};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -202,18 +202,10 @@ async fn device(api: &Api, named: &str) -> Result<Device, Failure> {
         )
         .next("wait until it answers")
     };
-    let row = rows
-        .into_iter()
-        .find(|row| row.id.key() == key)
-        .ok_or_else(unseen)?;
-    let snapshot = row.snapshot.ok_or_else(unseen)?;
-    Ok(Device {
-        id: row.id,
-        address: row.address.ok_or_else(unseen)?,
-        hardware: snapshot.hardware,
-        slot_bytes: row.slot_bytes,
-        versions: snapshot.versions,
-    })
+    rows.into_iter()
+        .find(|row| row.id.key() == key && row.snapshot.is_some())
+        .and_then(FleetRow::into_device)
+        .ok_or_else(unseen)
 }
 
 /// Which feeds.

@@ -225,7 +225,7 @@ async fn change(
                 .map_err(|_| Failure::unavailable("uploads", "other uploads are under way", 5))?,
         ),
     };
-    let body = collect(body, &parts.headers, access.takes, api.settings.request_timeout).await?;
+    let body = collect(body, &parts.headers, access.takes, &api.settings).await?;
     if access.takes != Takes::Image {
         check_depth(&body)?;
     }

@@ -68,6 +68,12 @@ pub struct ApiSettings {
     pub metrics_need_token: bool,
     /// How many requests one token or address may make.
     pub rate: Rate,
+    /// How often an address that was wrong too often about its token may try another.
+    pub try_every: Duration,
+    /// The largest body of JSON, bytes.
+    pub json_max_len: usize,
+    /// The largest firmware image, bytes.
+    pub image_max_len: usize,
     /// How long an answer may take; uploads and events have bounds of their own.
     pub request_timeout: Duration,
     /// How often an idle stream of events says that it lives.
@@ -81,6 +87,10 @@ impl Default for ApiSettings {
             proxies: Vec::new(),
             metrics_need_token: false,
             rate: Rate::default(),
+            // RELIABILITY.md T31.
+            try_every: Duration::from_secs(1),
+            json_max_len: access::JSON_MAX_LEN,
+            image_max_len: access::IMAGE_MAX_LEN,
             request_timeout: Duration::from_secs(30),
             // Guess: below the 30 s after which home routers and proxies forget a silent connection.
             heartbeat: Duration::from_secs(15),
@@ -157,7 +167,7 @@ impl fmt::Debug for Api {
 impl Api {
     /// The API of these parts.
     pub fn new(parts: Parts) -> Self {
-        let doorkeeper = auth::Doorkeeper::new(parts.store.clone(), parts.clock, parts.settings.rate);
+        let doorkeeper = auth::Doorkeeper::new(parts.store.clone(), parts.clock, &parts.settings);
         Self {
             inner: Arc::new(Inner {
                 parts,

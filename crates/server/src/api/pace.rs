@@ -89,16 +89,16 @@ fn drop_oldest<K: Eq + Hash + Copy, V>(map: &mut HashMap<K, V>, at: impl Fn(&V) 
 
 /// Failed tries of one address before it is slowed down (RELIABILITY.md T31).
 const N_FREE_TRIES: u32 = 5;
-/// How often a try is looked at from then on (RELIABILITY.md T31).
-const TRY_EVERY: Duration = Duration::from_secs(1);
 /// After so long without a failed one, an address starts afresh. Guess.
 const TRIES_FORGOTTEN_AFTER: Duration = Duration::from_mins(15);
 /// How many good pairs of token and address are remembered.
 const N_GOOD: usize = 256;
 
 /// Who was wrong about his token, and how often.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tries {
+    /// How often a try is looked at once too many were wrong.
+    every: Duration,
     failed: HashMap<IpAddr, Failed>,
     /// Pairs that were right before: somebody who guesses beside them must not lock them out.
     good: Vec<([u8; 32], IpAddr)>,
@@ -111,6 +111,14 @@ struct Failed {
 }
 
 impl Tries {
+    pub(crate) fn new(every: Duration) -> Self {
+        Self {
+            every,
+            failed: HashMap::new(),
+            good: Vec::new(),
+        }
+    }
+
     /// Whether a try may be looked at; else the time until one may.
     pub(crate) fn may_try(&mut self, hash: &[u8; 32], from: IpAddr, now: Duration) -> Result<(), Duration> {
         let from = household(from);
@@ -122,10 +130,10 @@ impl Tries {
             self.failed.remove(&from);
             return Ok(());
         }
-        if failed.n_failed < N_FREE_TRIES || since >= TRY_EVERY || self.is_good(hash, from) {
+        if failed.n_failed < N_FREE_TRIES || since >= self.every || self.is_good(hash, from) {
             return Ok(());
         }
-        Err(TRY_EVERY.saturating_sub(since))
+        Err(self.every.saturating_sub(since))
     }
 
     fn is_good(&self, hash: &[u8; 32], from: IpAddr) -> bool {
@@ -181,6 +189,8 @@ pub(crate) fn household(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    /// RELIABILITY.md T31.
+    const TRY_EVERY: Duration = Duration::from_secs(1);
     const ATTACKER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
@@ -192,7 +202,7 @@ mod tests {
 
     #[test]
     fn of_a_hundred_thousand_guesses_five_and_one_a_second_are_looked_at() {
-        let mut tries = Tries::default();
+        let mut tries = Tries::new(TRY_EVERY);
         let mut n_looked_at = 0;
         for n in 0..100_000 {
             // 1,000 a second for 100 seconds
@@ -206,8 +216,29 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_was_wrong_too_often_waits_as_long_as_it_is_told() {
+        let mut tries = Tries::new(Duration::from_secs(20));
+        let start = Duration::from_secs(100);
+        for n in 0..5 {
+            tries.may_try(&guess(n), ATTACKER, start).unwrap();
+            tries.was_wrong(&guess(n), ATTACKER, start);
+        }
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(
+            tries.may_try(&guess(9), ATTACKER, after(19)),
+            Err(Duration::from_secs(1))
+        );
+        tries.may_try(&guess(9), ATTACKER, after(20)).unwrap();
+        tries.was_wrong(&guess(9), ATTACKER, after(20));
+        assert_eq!(
+            tries.may_try(&guess(9), ATTACKER, after(21)),
+            Err(Duration::from_secs(19))
+        );
+    }
+
+    #[test]
     fn a_guesser_locks_out_neither_other_addresses_nor_a_token_that_was_good_there() {
-        let mut tries = Tries::default();
+        let mut tries = Tries::new(TRY_EVERY);
         let now = Duration::from_secs(10);
         tries.was_right(&guess(7), ATTACKER);
         for n in 100..110 {
@@ -225,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_household_of_ipv6_is_one_guesser() {
-        let mut tries = Tries::default();
+        let mut tries = Tries::new(TRY_EVERY);
         let now = Duration::from_secs(10);
         for n in 0_u16..5 {
             let address = IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, n]);
@@ -258,7 +289,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_by_forgetting_the_oldest() {
         let mut buckets = Buckets::new(Rate::default());
-        let mut tries = Tries::default();
+        let mut tries = Tries::new(TRY_EVERY);
         for n in 0..20_000_u32 {
             let now = Duration::from_millis(u64::from(n) / 10);
             buckets.take(n, now).unwrap();

@@ -20,7 +20,7 @@ pub struct Change {
 }
 
 /// Keys that are read once, when the server starts.
-const AT_START: [&str; 9] = [
+const AT_START: [&str; 12] = [
     "server.listen",
     "server.data",
     "server.tls",
@@ -29,7 +29,10 @@ const AT_START: [&str; 9] = [
     "server.trusted_proxies",
     "server.limits",
     "server.allowed_networks",
-    "retention",
+    "retention.samples",
+    "retention.events",
+    "retention.jobs",
+    "retention.backups",
 ];
 
 /// What a key holds.

@@ -140,6 +140,13 @@ pub(super) const PLACES: &[(&str, &[&str])] = &[
     ("komfovent.devices", LOGIN_DEVICE),
 ];
 
+/// Keys that are read and checked, and that nothing comes of in this version; whoever writes one is told.
+pub(super) const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
+    ("", &["schedules", "notify", "windows"]),
+    ("mqtt", &["prefix", "discovery", "discovery_prefix", "commands"]),
+    ("policy", &["rollback", "signing_keys"]),
+];
+
 /// The keys of a place; none where the owner chooses them.
 pub(super) fn of(path: &str) -> &'static [&'static str] {
     let same = |place: &str| match place.strip_suffix(".*") {

@@ -79,6 +79,8 @@ pub struct Origin {
     pub secrets: Vec<UsedFile>,
     /// Keys whose secret stands in the file itself.
     pub plain_secrets: Vec<String>,
+    /// Keys that are written and that nothing comes of in this version.
+    pub idle: Vec<String>,
 }
 
 /// The server itself.
@@ -139,7 +141,7 @@ pub struct Callback {
 pub struct Limits {
     /// Requests of one address in a minute.
     pub requests_per_minute: u32,
-    /// Wrong tokens of one address in a minute.
+    /// Wrong tokens of one address in a minute, once its first ones were wrong; 1 to 60.
     pub failed_logins_per_minute: u32,
     /// Connections at once, of all clients together.
     pub connections: u32,

@@ -132,8 +132,37 @@ pub fn parse(text: &str, mut sources: Sources) -> Result<Config, ConfigError> {
     }
     config.origin.secrets = sources.used();
     config.origin.plain_secrets = reader.plain_secrets;
+    config.origin.idle = root.as_ref().map(idle).unwrap_or_default();
     config.origin.file = Some(sources.file);
     Ok(config)
+}
+
+/// The keys of a file that nothing comes of yet.
+fn idle(root: &Node) -> Vec<String> {
+    let mut idle = Vec::new();
+    for (place, keys) in keys::WITHOUT_EFFECT {
+        let table = match *place {
+            "" => Some(root),
+            block => child(root, block),
+        };
+        let written = keys
+            .iter()
+            .filter(|key| table.is_some_and(|table| child(table, key).is_some()));
+        idle.extend(written.map(|key| match *place {
+            "" => (*key).to_owned(),
+            place => format!("{place}.{key}"),
+        }));
+    }
+    idle
+}
+
+/// What stands at a key, where it says anything.
+fn child<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
+    let Kind::Map(entries) = &node.kind else {
+        return None;
+    };
+    let (_, child) = entries.iter().find(|(key, _)| key.text == name)?;
+    (!matches!(child.kind, Kind::Null)).then_some(child)
 }
 
 /// Puts a value that was read in the place of the default.
@@ -287,7 +316,7 @@ impl Reader {
             );
             set(
                 &mut limits.failed_logins_per_minute,
-                self.value(&table, "failed_logins_per_minute", "10", n(1_000)),
+                self.value(&table, "failed_logins_per_minute", "10", n(60)),
             );
             set(
                 &mut limits.connections,

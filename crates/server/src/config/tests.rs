@@ -800,11 +800,34 @@ fn warnings_name_what_is_not_as_it_should_be() {
     );
     check(
         "mqtt: { broker: \"mqtt://localhost\", commands: true }",
-        &["open-commands"],
+        &["open-commands", "without-effect"],
     );
     check("komfovent: { password: x }", &["plain-secret"]);
     let public = "arduino: { devices: [{ ip: 10.0.0.1, password: !env_var X ir_remote_update }] }";
     check(public, &["default-password"]);
+}
+
+#[test]
+fn a_key_that_nothing_comes_of_is_warned_of_by_its_name() {
+    let text = |text: &str| {
+        let config = good(&format!(
+            "ir_remote_ota: {{ ota_password: !env_var X secret }}\n{text}"
+        ));
+        let warnings = config.warnings();
+        let of_keys = warnings.iter().find(|warning| warning.rule == "without-effect");
+        of_keys.map(|warning| warning.text.clone())
+    };
+    let told = text(
+        "windows: { night: { start: \"02:00\", duration: 3h } }\n\
+         mqtt: { broker: \"mqtts://b\", prefix: x, client_id: y, commands: null }\n\
+         policy: { canary: 2, rollback: never, auto_enroll: false }\n",
+    )
+    .unwrap();
+    let (_, keys) = told.split_once(": ").unwrap();
+    assert_eq!(keys, "windows, mqtt.prefix, policy.rollback.");
+    let with_effect = "server: { limits: { failed_logins_per_minute: 60, body_bytes: 4096, image_bytes: 65536 } }\n\
+         mqtt: { broker: \"mqtts://b\", cert: c.pem, key: k.pem }\nretention: { downloads: 4 }\n";
+    assert_eq!(text(with_effect), None);
 }
 
 #[test]

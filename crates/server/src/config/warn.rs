@@ -39,6 +39,7 @@ impl Config {
         self.warn_of_files(&mut warnings);
         self.warn_of_doors(&mut warnings);
         self.warn_of_rules(&mut warnings);
+        self.warn_of_what_is_idle(&mut warnings);
         let Warnings(mut warnings) = warnings;
         warnings.sort_by_key(|warning| std::cmp::Reverse(warning.flag));
         warnings
@@ -155,6 +156,20 @@ impl Config {
                 "open-commands",
                 "commands are taken from a broker that lets everybody in",
                 "give the broker users, and write `mqtt.username` and `mqtt.password`",
+            );
+        }
+    }
+
+    fn warn_of_what_is_idle(&self, warnings: &mut Warnings) {
+        let mut idle = self.origin.idle.clone();
+        if !self.firmware_index.is_empty() {
+            idle.push("firmware_index.public_key".to_owned());
+        }
+        if !idle.is_empty() {
+            warnings.yellow(
+                "without-effect",
+                &format!("nothing comes of these keys in this version: {}", idle.join(", ")),
+                "do not count on them; they may stay where they are",
             );
         }
     }

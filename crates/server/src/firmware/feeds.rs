@@ -5,12 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use model::chain::chain;
-use model::device::{Device, Hardware};
+use model::device::Device;
 use model::feed::{Feed, Looked, NamedPart, due_ms};
 use model::firmware::State;
 use model::id::Sha256;
 use model::image::Image;
-use model::version::Versions;
 use serde::{Deserialize, Serialize};
 use store::{FeedRow, FleetRow};
 use tokio::time::MissedTickBehavior;
@@ -18,7 +17,7 @@ use url::Url;
 
 use super::error::RepositoryError;
 use super::fetch::{
-    Download, FetchError, Fetched, Fetcher, Hosts, Limits, Naming, Wanted, Way, attempts, without_secrets,
+    Download, FetchError, Fetched, Fetcher, Hosts, Limits, Naming, Wanted, Way, without_secrets,
 };
 use super::{Change, ChangeKind, Repository, Source, index};
 use crate::views::FeedView;
@@ -27,8 +26,6 @@ use crate::views::FeedView;
 const TICK: Duration = Duration::from_mins(1);
 /// How often feeds are looked at (seed 002: weekly).
 const EVERY: Duration = Duration::from_hours(7 * 24);
-/// How many images of a feed are kept, beside what is run or could be gone back to. Taste: this one, the last, and one more.
-const N_KEPT: usize = 3;
 
 /// A file as a vendor's download gave it.
 #[derive(Clone, Debug)]
@@ -89,38 +86,20 @@ fn parse(url: &str) -> Result<Url, FetchError> {
     })
 }
 
-/// HTTPS first; plain HTTP only where that is what is written, and nobody answers by HTTPS.
 async fn fetch(
     fetcher: &Fetcher,
     feed: &Feed,
     url: &Url,
     etag: Option<&str>,
 ) -> Result<(Fetched, Url), FetchError> {
-    let hosts = Hosts::of([url]);
-    let mut attempts = attempts(url).into_iter().peekable();
-    loop {
-        // There is always one: the address itself.
-        let Some(url) = attempts.next() else {
-            return Err(FetchError::NoTarget);
-        };
-        let wanted = Wanted {
-            url: &url,
-            hosts: &hosts,
-            len_bytes: &feed.len_bytes,
-            naming: Naming::Needed(feed.read_name),
-            etag,
-        };
-        match fetcher.fetch(wanted).await {
-            Err(error) if error.is_before_tls() && attempts.peek().is_some() => {
-                tracing::warn!(
-                    error = chain(&error),
-                    "no answer by https, so plain http is tried"
-                );
-            }
-            Err(error) => return Err(error),
-            Ok(answer) => return Ok((answer, url)),
-        }
-    }
+    let wanted = Wanted {
+        url,
+        hosts: &Hosts::of([url]),
+        len_bytes: &feed.len_bytes,
+        naming: Naming::Needed(feed.read_name),
+        etag,
+    };
+    fetcher.fetch_by_https_first(wanted).await
 }
 
 fn file(feed: &Feed, download: Download, from: &Url) -> FeedFile {
@@ -144,21 +123,6 @@ pub(super) async fn run(repository: &Repository) {
             tracing::warn!(error = chain(&error), "the feeds cannot be looked at");
         }
     }
-}
-
-/// A device as its family needs it to say which feeds are for it.
-fn device(row: FleetRow) -> Option<Device> {
-    let (hardware, versions) = match row.snapshot {
-        Some(snapshot) => (snapshot.hardware, snapshot.versions),
-        None => (Hardware::default(), Versions::default()),
-    };
-    Some(Device {
-        id: row.id,
-        address: row.address?,
-        hardware,
-        slot_bytes: row.slot_bytes,
-        versions,
-    })
 }
 
 impl Repository {
@@ -249,7 +213,7 @@ impl Repository {
             .fleet()
             .await?
             .into_iter()
-            .filter_map(device)
+            .filter_map(FleetRow::into_device)
             .collect();
         Ok(self
             .inner
@@ -370,12 +334,13 @@ impl Repository {
             })
             .collect()
         };
+        let n_kept = self.settings().n_kept;
         // The newest come first; what is blocked is counted apart, so that it drives nothing good out.
         let mut n_seen = [0; 2];
         for (digest, is_bad) in of_feed {
             let n_seen = &mut n_seen[usize::from(is_bad)];
             *n_seen += 1;
-            if *n_seen <= N_KEPT || current == Some(digest) {
+            if *n_seen <= n_kept || current == Some(digest) {
                 continue;
             }
             match self.remove(&digest).await {

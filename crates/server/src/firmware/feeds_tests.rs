@@ -410,6 +410,27 @@ async fn after_a_failure_the_next_look_comes_within_hours_and_ever_later() {
 }
 
 #[tokio::test]
+async fn as_many_files_of_a_feed_are_kept_as_its_owner_wants() {
+    let vendor = vendor(true).await;
+    vendor.house.put(&unit("C6", "C6 1.3.44.70", None)).await;
+    let repository = &vendor.house.repository;
+    let file_name = |n: u8| format!("C6_1_5_46_{}_P1_1_1_5_48.mbin", 70 + n);
+    let mut n = 0;
+    for (n_kept, n_left) in [(5, 4), (2, 2), (1, 1)] {
+        repository.apply(Settings {
+            n_kept,
+            ..Settings::clone(&repository.settings())
+        });
+        for _ in 0..4 {
+            n += 1;
+            vendor.says(file_answer(&file_name(n), &mbin(n)));
+            assert_eq!(vendor.look().await.error, None);
+        }
+        assert_eq!(vendor.names().await.len(), n_left, "{n_kept}");
+    }
+}
+
+#[tokio::test]
 async fn old_files_of_a_feed_are_cleaned_up_but_for_what_is_run() {
     let vendor = vendor(true).await;
     vendor.house.put(&unit("C6", "C6 1.3.44.70", None)).await;

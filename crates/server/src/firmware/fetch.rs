@@ -387,6 +387,31 @@ impl Fetcher {
             .map_err(|_| FetchError::TimedOut { after })?
     }
 
+    /// Fetches a file by HTTPS first; by plain HTTP only where that is what is written, and nobody answers by HTTPS. Also
+    /// tells by which address.
+    pub(crate) async fn fetch_by_https_first(
+        &self,
+        wanted: Wanted<'_>,
+    ) -> Result<(Fetched, Url), FetchError> {
+        let mut attempts = attempts(wanted.url).into_iter().peekable();
+        loop {
+            // There is always one: the address itself.
+            let Some(url) = attempts.next() else {
+                return Err(FetchError::NoTarget);
+            };
+            match self.fetch(Wanted { url: &url, ..wanted }).await {
+                Err(error) if error.is_before_tls() && attempts.peek().is_some() => {
+                    tracing::warn!(
+                        error = model::chain::chain(&error),
+                        "no answer by https, so plain http is tried"
+                    );
+                }
+                Err(error) => return Err(error),
+                Ok(fetched) => return Ok((fetched, url)),
+            }
+        }
+    }
+
     async fn follow(&self, wanted: Wanted<'_>) -> Result<Fetched, FetchError> {
         let mut url = wanted.url.clone();
         let mut way = Way::Private;
@@ -569,7 +594,7 @@ impl Fetcher {
 /// The addresses to try in turn: HTTPS first, and plain HTTP only where its owner has written that.
 ///
 /// An address with a port of its own is taken as it is: nothing tells on which port the other would be.
-pub(crate) fn attempts(url: &Url) -> Vec<Url> {
+fn attempts(url: &Url) -> Vec<Url> {
     let mut attempts = Vec::new();
     if url.scheme() == "http" && url.port().is_none() {
         let mut private = url.clone();

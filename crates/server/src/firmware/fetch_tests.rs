@@ -531,6 +531,56 @@ fn the_list_of_hosts_holds_the_named_one_and_its_naked_domain() {
     }
 }
 
+const CHILD: &str = "REFLASH_TEST_NAMES_LEAD_HOME";
+
+/// The child of the next test: for it `downloads.vendor.example` is this machine.
+#[tokio::test]
+async fn child_asks_for_a_name_that_leads_home() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let site = serve(|_| answer("200 OK", &[], &mbin(1))).await;
+    let url = |host: &str| -> Url { format!("http://{host}:{}/", site.address.port()).parse().unwrap() };
+    for host in ["downloads.vendor.example", "DOWNLOADS.vendor.example."] {
+        let fetched = fetch_by(&Fetcher::new(limits()), &url(host), None).await;
+        assert!(matches!(fetched, Err(FetchError::Private { .. })), "{fetched:?}");
+    }
+    assert_eq!(site.asked(), [] as [String; 0]);
+    // It would have come through by a name that means this machine.
+    let fetched = fetch_by(&Fetcher::new(limits()), &url("localhost"), None).await;
+    assert!(matches!(fetched, Err(FetchError::NoName { .. })), "{fetched:?}");
+    println!("was a child");
+}
+
+/// T22: whoever answers for the vendor's name cannot send us to an address of the home.
+#[test]
+fn a_name_that_leads_home_reaches_nobody() {
+    let hosts = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(
+        hosts.path(),
+        "127.0.0.1 localhost\n127.0.0.1 downloads.vendor.example\n",
+    )
+    .unwrap();
+    let inside = |script: &str| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]).arg(hosts.path());
+        command
+    };
+    let mount = "mount --bind \"$0\" /etc/hosts";
+    if !inside(mount).output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: no permission to give names another meaning here");
+        return;
+    }
+    let output = inside(&format!("{mount} && exec \"$@\""))
+        .arg(std::env::current_exe().unwrap())
+        .args(["child_asks_for_a_name_that_leads_home", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("was a child"), "{said}");
+}
+
 #[test]
 fn a_vendors_name_never_leads_into_the_home() {
     let check = |url: &str, addresses: &[&str], right: bool| {

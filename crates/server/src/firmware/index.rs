@@ -11,7 +11,7 @@ use url::Url;
 
 use super::error::RepositoryError;
 use super::feeds::{Detail, finish, new_row};
-use super::fetch::{FetchError, Fetched, Hosts, Naming, Wanted, Way, attempts, without_secrets};
+use super::fetch::{FetchError, Fetched, Hosts, Naming, Wanted, Way, without_secrets};
 use super::settings::Index;
 use super::{Change, ChangeKind, Repository, Source};
 
@@ -185,23 +185,16 @@ async fn fetch(
     hosts: &Hosts,
     len_bytes: std::ops::RangeInclusive<u64>,
 ) -> Result<(Vec<u8>, Way, Url), FetchError> {
-    let mut attempts = attempts(url).into_iter().peekable();
-    loop {
-        let Some(url) = attempts.next() else {
-            return Err(FetchError::NoTarget);
-        };
-        let wanted = Wanted {
-            url: &url,
-            hosts,
-            len_bytes: &len_bytes,
-            naming: Naming::Known,
-            etag: None,
-        };
-        match repository.inner.fetcher.fetch(wanted).await {
-            Err(error) if error.is_before_tls() && attempts.peek().is_some() => {}
-            Err(error) => return Err(error),
-            Ok(Fetched::File(download)) => return Ok((download.bytes, download.way, url)),
-            Ok(Fetched::Unchanged) => return Err(FetchError::Status { status: 304 }),
-        }
+    let wanted = Wanted {
+        url,
+        hosts,
+        len_bytes: &len_bytes,
+        naming: Naming::Known,
+        etag: None,
+    };
+    match repository.inner.fetcher.fetch_by_https_first(wanted).await? {
+        (Fetched::File(download), url) => Ok((download.bytes, download.way, url)),
+        // It was not asked whether anything has changed.
+        (Fetched::Unchanged, _) => Err(FetchError::Status { status: 304 }),
     }
 }

@@ -9,7 +9,7 @@ use model::id::FamilyId;
 use super::fetch::Limits;
 
 /// What the owner has configured.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The folder that images can be dropped into.
     pub folder: Option<PathBuf>,
@@ -21,10 +21,28 @@ pub struct Settings {
     pub indexes: Vec<Index>,
     /// Whether only signed images may be offered. No signature is verified yet: then every image waits for its approval.
     pub require_signature: bool,
+    /// How many images of a feed are kept, beside what is run or could be gone back to.
+    pub n_kept: usize,
     /// Bounds of downloads.
     pub limits: Limits,
     /// How the folder is watched.
     pub pace: Pace,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            folder: None,
+            feed_urls: BTreeMap::new(),
+            check_every: BTreeMap::new(),
+            indexes: Vec::new(),
+            require_signature: false,
+            // Taste: this one, the last, and one more.
+            n_kept: 3,
+            limits: Limits::default(),
+            pace: Pace::default(),
+        }
+    }
 }
 
 /// A list of images kept by somebody else.

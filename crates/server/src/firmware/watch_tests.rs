@@ -402,6 +402,45 @@ async fn a_file_that_is_rewritten_all_the_time_is_never_taken_as_a_mixture() {
     }
 }
 
+/// F17: a file that changes while it is being read is not taken, whatever was read of it.
+#[test]
+fn a_file_that_changes_while_it_is_read_is_not_taken() {
+    const LEN: usize = 4 * 1024 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.bin");
+    let at_once = Pace {
+        settle: Duration::ZERO,
+        ..quick()
+    };
+    let (mut n_taken, mut n_left) = (0, 0);
+    for round in 0..60_u64 {
+        fs::write(&path, vec![1; LEN]).unwrap();
+        // Times of files are only as fine as the system's ticks.
+        std::thread::sleep(Duration::from_millis(15));
+        let reading = folder::list(folder.path()).unwrap();
+        let (due, _) = folder::Folder::default().read(reading, Duration::from_hours(1), &at_once);
+        let read = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_micros(round * 100));
+                let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+                for at in [0, LEN as u64 - 1] {
+                    std::os::unix::fs::FileExt::write_at(&file, &[2], at).unwrap();
+                }
+            });
+            folder::read(folder.path(), &due[0]).unwrap()
+        });
+        match read {
+            None => n_left += 1,
+            Some(bytes) => {
+                n_taken += 1;
+                assert!(bytes == vec![1; LEN], "a mixture was taken in round {round}");
+            }
+        }
+    }
+    println!("{n_taken} were read before the change, {n_left} were left");
+    assert!(n_left > 0, "no change came in time");
+}
+
 #[tokio::test]
 async fn a_part_that_was_taken_after_all_is_forgotten_when_the_rest_comes() {
     let pace = Pace {

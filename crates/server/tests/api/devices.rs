@@ -1,6 +1,10 @@
 //! Devices through the API.
 
+use std::net::Ipv4Addr;
+
+use families::Ways;
 use serde_json::{Value, json};
+use sim::ir_remote::{Config, Fault};
 
 use crate::house::{Answer, BEDROOM, House, LIVING_ROOM, Request};
 
@@ -136,7 +140,8 @@ async fn pins_and_skips_come_and_go() {
     let none = house.device("DELETE", &skip, None).await.json();
     assert_eq!(none["skipped"], json!([]));
     for wrong in ["", " ", "a\u{1b}b", &"1".repeat(200)] {
-        check(&house.device("PUT", &pin, version(wrong)).await, 422, "version");
+        check(&house.device("PUT", &pin, version(wrong)).await, 422, "invalid");
+        check(&house.device("PUT", &skip, version(wrong)).await, 422, "invalid");
     }
 }
 
@@ -272,20 +277,84 @@ async fn a_device_is_replaced_and_another_forgotten() {
 }
 
 /// RELIABILITY.md T22: the API cannot be made to knock where the configuration does not allow it.
+///
+/// At each of the two addresses stands a device that would be added if it were asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_is_not_added_where_nothing_may_be() {
-    let house = House::new().await;
-    for host in ["169.254.169.254", "8.8.8.8", "0.0.0.0", "", "http://192.168.1.1/"] {
-        let answer = house
-            .post(&house.admin, "/api/v1/devices", &json!({ "host": host }))
-            .await;
+    let events = sim::EventSink::new();
+    let start = async |address: Ipv4Addr, ways: &Ways| {
+        let mut config = Config::new(address);
+        (config.http_port, config.ota_port) = (ways.http_port, ways.ota_port);
+        sim::ir_remote::start(config, events.clone()).await
+    };
+    let any = Ways {
+        http_port: 0,
+        ota_port: 0,
+        ..Ways::default()
+    };
+    // A port that is free at the one address may be taken at the other.
+    let (allowed, forbidden, ways) = loop {
+        let allowed = start(Ipv4Addr::new(127, 77, 22, 1), &any).await.unwrap();
+        let ways = Ways {
+            http_port: allowed.http_port(),
+            ota_port: allowed.ota_port(),
+            ..Ways::default()
+        };
+        if let Ok(forbidden) = start(Ipv4Addr::LOCALHOST, &ways).await {
+            break (allowed, forbidden, ways);
+        }
+    };
+    let house = House::looking_at(&ways).await;
+    let add = async |host: &str| {
+        let body = json!({ "host": host });
+        house.post(&house.admin, "/api/v1/devices", &body).await
+    };
+    for host in [
+        "127.0.0.1",
+        "localhost",
+        "::ffff:127.0.0.1",
+        "[::ffff:7f00:1]",
+        "::1",
+        "::",
+        "0.0.0.0",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "127.1",
+        "127.77.22.1@127.0.0.1",
+        "http://127.0.0.1/",
+        "169.254.169.254",
+        "fe80::1",
+        "224.0.0.251",
+        "255.255.255.255",
+        "192.168.1.1",
+        "8.8.8.8",
+        "",
+    ] {
+        let answer = add(host).await;
         assert!(
             (400..500).contains(&answer.status) || answer.status == 502,
             "{host}: {answer:?}"
         );
         answer.problem();
+        assert_eq!(forbidden.counters().http_requests, 0, "{host} was asked");
     }
+    // Nor does the answer of a device that may be asked lead there.
+    let lead = format!("status-redirect=http://127.0.0.1:{}/api/status", ways.http_port);
+    allowed.set_faults(vec![Fault::parse(&lead).unwrap()]);
+    let answer = add("127.77.22.1").await;
+    assert!(!(200..300).contains(&answer.status), "{answer:?}");
+    assert!(allowed.counters().http_requests > 0, "it was asked");
+    assert_eq!(forbidden.counters().http_requests, 0, "the redirect was followed");
     assert_eq!(house.fleet.devices().len(), 2);
+
+    allowed.set_faults(Vec::new());
+    assert_eq!(
+        add("127.77.22.1").await.status,
+        201,
+        "what is allowed can be added"
+    );
+    assert_eq!(forbidden.counters().http_requests, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

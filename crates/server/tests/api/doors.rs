@@ -189,6 +189,54 @@ async fn two_thousand_idle_sockets_do_not_keep_others_out() {
             assert_eq!(house.send_locally(&whoami(&house)).await.status, 200, "{n}");
         }
     }
+    // Nor do they cost more than the places that there are.
+    let places = Limits::default().connections;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        idle.retain(is_open);
+        if idle.len() <= places {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{} are still open", idle.len());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whether the other side has not closed it yet.
+fn is_open(stream: &tokio::net::TcpStream) -> bool {
+    let read = stream.try_read(&mut [0; 1024]);
+    matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+/// RELIABILITY.md T37: where all places are taken by work, nobody from the network gets in, and the local socket does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_local_socket_has_places_of_its_own() {
+    let few = Limits {
+        connections: 2,
+        ..Limits::default()
+    };
+    let house = House::with(settings(), few).await;
+    house.reloading.waits.store(true, Ordering::SeqCst);
+    let reload = Request::new("POST", "/api/v1/configuration/reload")
+        .token(&house.admin)
+        .json(&json!({}));
+    let reloading = &house.reloading;
+    let full = tokio::time::timeout(PATIENCE, async {
+        let crowd = async {
+            while reloading.n_begun.load(Ordering::SeqCst) < few.connections {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(house.send(&whoami(&house)).await.status, 0, "no place is left");
+            assert_eq!(house.send_locally(&whoami(&house)).await.status, 200);
+            while reloading.n_done.load(Ordering::SeqCst) < few.connections {
+                reloading.go.notify_one();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::join!(house.send(&reload), house.send(&reload), crowd)
+    });
+    let (one, other, ()) = full.await.unwrap();
+    assert_eq!((one.status, other.status), (200, 200));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -91,13 +91,31 @@ impl House {
         limits: Limits,
         listen_on: impl FnOnce(&Path) -> ListenOn,
     ) -> Self {
+        Self::built(settings, limits, &Ways::default(), listen_on).await
+    }
+
+    /// A server that looks for devices on these ports.
+    pub(crate) async fn looking_at(ways: &Ways) -> Self {
+        let listen_on = ListenOn::Tcp {
+            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            protection: Protection::Loopback,
+        };
+        Self::built(settings(), Limits::default(), ways, |_| listen_on).await
+    }
+
+    async fn built(
+        settings: ApiSettings,
+        limits: Limits,
+        ways: &Ways,
+        listen_on: impl FnOnce(&Path) -> ListenOn,
+    ) -> Self {
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path()).await.unwrap());
         for (mac, host) in [(LIVING_ROOM, 1), (BEDROOM, 2)] {
             store.put_fleet_row(&row(mac, host)).await.unwrap();
         }
-        let (fleet, repository) = fleet(&store, folder.path()).await;
+        let (fleet, repository) = fleet(&store, folder.path(), ways).await;
         let rollouts = Rollouts::load(
             Arc::clone(&store),
             Engine::new(Arc::clone(&store)).unwrap(),
@@ -233,12 +251,15 @@ fn row(mac: &str, host: u8) -> FleetRow {
 /// The folder that images can be dropped into, beside the database.
 pub(crate) const FIRMWARE: &str = "firmware";
 
-async fn fleet(store: &Arc<Store>, folder: &Path) -> (Fleet, Repository) {
+/// Where devices may be: a part of this machine's own addresses, and not the usual one.
+pub(crate) const ALLOWED: &str = "127.77.0.0/16";
+
+async fn fleet(store: &Arc<Store>, folder: &Path, ways: &Ways) -> (Fleet, Repository) {
     let site = Site {
-        dialer: Dialer::new(Networks::new(["127.0.0.0/8".parse().unwrap()]), None).into(),
+        dialer: Dialer::new(Networks::new([ALLOWED.parse().unwrap()]), None).into(),
         callback: None,
     };
-    let families = families::all(&site, &Ways::default());
+    let families = families::all(&site, ways);
     let engine = Engine::new(Arc::clone(store)).unwrap();
     let dropped = folder.join(FIRMWARE);
     std::fs::create_dir(&dropped).unwrap();

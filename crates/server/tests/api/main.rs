@@ -6,6 +6,7 @@ mod devices;
 mod doors;
 mod events;
 mod firmware;
+mod flood;
 mod house;
 mod openapi;
 mod requests;
