@@ -59,6 +59,8 @@ fn plan() -> Value {
         "sentences": [
             "Living Room IR goes first and is watched for 10 minutes.",
             "Then 2 devices follow, as many at once as the network takes; all of it takes about 30 minutes.",
+            "Ventilation: Ventilation pauses about 3 minutes.",
+            "IR Remote Mini 000001 and IR Remote Mini 000002 are left out: They are not enrolled. Enrol them.",
         ],
     }))
 }
