@@ -195,7 +195,7 @@ impl Fleet {
     }
 
     /// Writes everything that waits. Says whether that went well; what could not be written waits on.
-    pub(super) async fn flush(&self) -> bool {
+    pub(crate) async fn flush(&self) -> bool {
         let _writing = self.inner.writing.lock().await;
         let waiting = self.state().outbox.take();
         if waiting.is_empty() {

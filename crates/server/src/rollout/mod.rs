@@ -172,9 +172,7 @@ impl Rollouts {
         }
         let stored = self.store_changes(&mut model, now.wall_ms).await;
         if let Err(error) = stored {
-            let text = model::chain::chain(&error);
-            tracing::error!(error = text, "a decision about rollouts could not be stored");
-            self.state().not_stored = Some(text);
+            self.state().not_stored = Some(model::chain::chain(&error));
             return Err(RolloutError::store(&error));
         }
         let news = {

@@ -33,6 +33,10 @@ impl Rollouts {
                 "Choose a shorter one.",
             ));
         }
+        // What is known of devices is written behind, and a rollout may only name those that the store knows.
+        if !self.inner.fleet.flush().await {
+            return Err(RolloutError::Store("the devices are not stored yet".to_owned()));
+        }
         let plan = self.plan_of(wanted).await?;
         if plan.members.is_empty() {
             let why = match plan.left_out.as_slice() {
