@@ -1,5 +1,6 @@
 //! The client of the server's API: where the server is, how it is asked, and how its problems are told.
 
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use model::chain::{chain, sentence};
 use model::id::Sha256;
 use reqwest::header::{self, HeaderValue};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -38,6 +39,8 @@ const SOCKET: &str = "reflash.sock";
 /// The variable that holds a token.
 const TOKEN_ENV: &str = "REFLASH_TOKEN";
 
+/// The problem of a rollout that would do nothing.
+const NOTHING_TO_DO: &str = "urn:reflash:problem:nothing-to-do";
 /// Problems with the status 422 that are no wrong usage.
 const REFUSALS: [&str; 1] = ["urn:reflash:problem:not-running"];
 
@@ -89,6 +92,21 @@ pub(crate) struct ServerArguments {
     pub(crate) json: bool,
 }
 
+impl ServerArguments {
+    /// The server over this folder on this machine.
+    pub(crate) fn in_folder(folder: &Path) -> Self {
+        Self {
+            server: None,
+            token_file: None,
+            ca: None,
+            fingerprint: None,
+            plain_http: false,
+            folder: Some(folder.to_owned()),
+            json: false,
+        }
+    }
+}
+
 /// Reads a fingerprint as `openssl x509 -fingerprint -sha256` prints it.
 fn fingerprint(text: &str) -> Result<Sha256, String> {
     let (_, digits) = text.rsplit_once('=').unwrap_or(("", text));
@@ -99,10 +117,12 @@ fn fingerprint(text: &str) -> Result<Sha256, String> {
 }
 
 /// What is asked of the server.
+#[derive(Clone)]
 pub(crate) struct Ask {
     method: Method,
     path: Vec<String>,
     query: Vec<(&'static str, String)>,
+    headers: Vec<(&'static str, String)>,
     body: Option<(&'static str, Vec<u8>)>,
     within: Duration,
 }
@@ -113,6 +133,7 @@ impl Ask {
             method,
             path: path.into_iter().map(str::to_owned).collect(),
             query: Vec::new(),
+            headers: Vec::new(),
             body: None,
             within: ANSWER_WITHIN,
         }
@@ -153,6 +174,24 @@ impl Ask {
         }
     }
 
+    /// With a line in its head.
+    pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// To be done once, however often it is sent: the server answers a second one as it answered the first.
+    pub(crate) fn once(self) -> Self {
+        // Nobody has to be kept from guessing it; it only has to differ.
+        let random = std::hash::RandomState::new().build_hasher().finish();
+        let key = format!(
+            "{random:016x}-{:x}-{}",
+            engine::Clock.now().wall_ms,
+            std::process::id()
+        );
+        self.header("idempotency-key", key)
+    }
+
     /// With a body of JSON.
     pub(crate) fn json(mut self, value: &Value) -> Self {
         self.body = Some(("application/json", value.to_string().into_bytes()));
@@ -169,6 +208,28 @@ impl Ask {
     pub(crate) fn within(mut self, within: Duration) -> Self {
         self.within = within;
         self
+    }
+}
+
+/// Why there is no good answer.
+pub(crate) enum NoAnswer {
+    /// Nobody is there, or not ready; that may pass.
+    Gone(Trouble),
+    /// It was refused, or cannot be asked so.
+    Refused(Trouble),
+}
+
+impl From<NoAnswer> for Trouble {
+    fn from(no_answer: NoAnswer) -> Self {
+        match no_answer {
+            NoAnswer::Gone(trouble) | NoAnswer::Refused(trouble) => trouble,
+        }
+    }
+}
+
+impl From<Trouble> for NoAnswer {
+    fn from(trouble: Trouble) -> Self {
+        Self::Refused(trouble)
     }
 }
 
@@ -240,15 +301,50 @@ impl Client {
 
     /// Asks, and reads the answer; null where it has no body.
     pub(crate) async fn ask(&self, ask: Ask) -> Result<Value, Trouble> {
-        let bytes = self.fetch(ask).await?;
+        Ok(self.try_ask(ask).await?)
+    }
+
+    /// The same for somebody to whom it matters why there is no answer.
+    pub(crate) async fn try_ask(&self, ask: Ask) -> Result<Value, NoAnswer> {
+        let bytes = self.try_fetch(ask).await?;
         if bytes.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&bytes).map_err(|error| self.not_understood(&error))
+        serde_json::from_slice(&bytes).map_err(|error| NoAnswer::Refused(self.not_understood(&error)))
     }
 
     /// Asks, and reads the answer's bytes.
     pub(crate) async fn fetch(&self, ask: Ask) -> Result<Vec<u8>, Trouble> {
+        Ok(self.try_fetch(ask).await?)
+    }
+
+    async fn try_fetch(&self, ask: Ask) -> Result<Vec<u8>, NoAnswer> {
+        let within = ask.within;
+        let request = self.request(ask)?.timeout(within);
+        let response = request
+            .send()
+            .await
+            .map_err(|error| NoAnswer::Gone(self.not_reached(&error)))?;
+        let response = self.good(response).await?;
+        self.body(response).await
+    }
+
+    /// Asks for what has no end, and hands it on as it comes.
+    pub(crate) async fn stream(&self, ask: Ask) -> Result<Response, NoAnswer> {
+        let within = ask.within;
+        let response = tokio::time::timeout(within, self.request(ask)?.send()).await;
+        let response = match response {
+            Ok(response) => response.map_err(|error| NoAnswer::Gone(self.not_reached(&error)))?,
+            Err(_) => return Err(NoAnswer::Gone(self.silent())),
+        };
+        // What is no stream is an answer, and comes in time.
+        match tokio::time::timeout(within, self.good(response)).await {
+            Ok(response) => response,
+            Err(_) => Err(NoAnswer::Gone(self.silent())),
+        }
+    }
+
+    fn request(&self, ask: Ask) -> Result<RequestBuilder, Trouble> {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(["api", "v1"]).extend(&ask.path);
@@ -256,7 +352,10 @@ impl Client {
         if !ask.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&ask.query);
         }
-        let mut request = self.http.request(ask.method, url).timeout(ask.within);
+        let mut request = self.http.request(ask.method, url);
+        for (name, value) in ask.headers {
+            request = request.header(name, value);
+        }
         if let Some(token) = &self.token {
             let mut value =
                 HeaderValue::try_from(format!("Bearer {}", token.expose_secret())).map_err(|_| {
@@ -272,27 +371,53 @@ impl Client {
         if let Some((kind, bytes)) = ask.body {
             request = request.header(header::CONTENT_TYPE, kind).body(bytes);
         }
-        let mut response = request.send().await.map_err(|error| self.not_reached(&error))?;
+        Ok(request)
+    }
+
+    /// The answer, if it is a good one.
+    async fn good(&self, response: Response) -> Result<Response, NoAnswer> {
         let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
         let retry_after = response
             .headers()
             .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let bytes = self.body(response).await?;
+        let trouble = self.problem(status, retry_after, &bytes);
+        Err(match status {
+            // A server that starts or ends, or a proxy before one that is not there.
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                NoAnswer::Gone(trouble)
+            }
+            _ => NoAnswer::Refused(trouble),
+        })
+    }
+
+    async fn body(&self, mut response: Response) -> Result<Vec<u8>, NoAnswer> {
         let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.not_reached(&error))? {
+        loop {
+            let chunk = response.chunk().await;
+            let chunk = chunk.map_err(|error| NoAnswer::Gone(self.not_reached(&error)))?;
+            let Some(chunk) = chunk else { return Ok(bytes) };
             if bytes.len() + chunk.len() > MAX_ANSWER_LEN {
-                return Err(Trouble::new(
+                return Err(NoAnswer::Refused(Trouble::new(
                     Exit::Failed,
                     format!("The answer of {} is larger than 32 MiB.", self.place),
                     "Check that a Reflash server is there.",
-                ));
+                )));
             }
             bytes.extend_from_slice(&chunk);
         }
-        if status.is_success() {
-            return Ok(bytes);
-        }
-        Err(self.problem(status, retry_after, &bytes))
+    }
+
+    fn silent(&self) -> Trouble {
+        Trouble::new(
+            Exit::Failed,
+            format!("{} did not answer in time.", self.place),
+            "Look at the server's log; what was asked may still be going on there.",
+        )
     }
 
     fn not_understood(&self, error: &serde_json::Error) -> Trouble {
@@ -314,11 +439,7 @@ impl Client {
             );
         }
         if error.is_timeout() {
-            return Trouble::new(
-                Exit::Failed,
-                format!("{place} did not answer in time."),
-                "Look at the server's log; what was asked may still be going on there.",
-            );
+            return self.silent();
         }
         let kind = source::<std::io::Error>(error).map(std::io::Error::kind);
         if error.is_connect() && kind == Some(std::io::ErrorKind::PermissionDenied) {
@@ -361,6 +482,13 @@ impl Client {
                     .is_some_and(|problem| REFUSALS.contains(&problem.kind.as_str())) =>
             {
                 Exit::Failed
+            }
+            StatusCode::UNPROCESSABLE_ENTITY
+                if problem
+                    .as_ref()
+                    .is_some_and(|problem| problem.kind == NOTHING_TO_DO) =>
+            {
+                Exit::Nothing
             }
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
             _ => Exit::Failed,

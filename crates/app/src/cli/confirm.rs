@@ -15,6 +15,11 @@ pub(crate) struct Confirmation {
 }
 
 impl Confirmation {
+    /// With the answer of a command whose `--yes` means more than this.
+    pub(crate) fn new(yes: bool) -> Self {
+        Self { yes }
+    }
+
     /// Whether nobody is to be asked.
     pub(crate) fn is_given(&self) -> bool {
         self.yes

@@ -350,7 +350,7 @@ pub(super) async fn find(client: &Client, wanted: &str) -> Result<(Value, Device
 }
 
 /// Which of the devices is meant: by its key, its name, its address or the beginning of its key, in this order.
-fn meant(devices: &[&DeviceView], wanted: &str) -> Result<usize, Trouble> {
+pub(super) fn meant(devices: &[&DeviceView], wanted: &str) -> Result<usize, Trouble> {
     let key = wanted.to_lowercase();
     // A MAC address as most programs write it.
     let digits: String = key.chars().filter(|c| !matches!(c, ':' | '-' | '.')).collect();

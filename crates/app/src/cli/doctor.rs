@@ -979,9 +979,9 @@ mod tests {
 
     #[test]
     fn keys_that_nothing_comes_of_are_told() {
-        let (_folder, checks, config) = read("policy: { soak: 10m, auto_enroll: false }\n");
+        let (_folder, checks, config) = read("policy: { rollback: never, auto_enroll: false }\n");
         assert!(config.is_some());
-        check(&checks, "without-effect", Standing::Warning, ": policy.soak.");
+        check(&checks, "without-effect", Standing::Warning, ": policy.rollback.");
     }
 
     #[test]

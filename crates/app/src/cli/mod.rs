@@ -1,6 +1,7 @@
 //! The command line.
 
 mod allow;
+mod audit;
 mod backup;
 mod client;
 mod completions;
@@ -9,24 +10,42 @@ mod demo;
 mod device;
 mod doctor;
 mod firmware;
+mod history;
 mod inspect;
+mod job;
 mod nearest;
+mod plan;
 mod push;
+mod rollback;
+mod rollout;
 mod secret;
 mod serve;
 mod show;
 mod simulate;
+mod sse;
+mod standing;
+mod stats;
 mod table;
 mod token;
+mod update;
 mod usage;
+mod wanted;
+mod watch;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::error::{Exit, Trouble};
+
+/// Threads of the server that run tasks: SQLite, hashing and names have threads of their own. Measured: with one, a look
+/// costs less than with two (bench/RESULTS-server.md).
+const N_SERVER_WORKERS: usize = 1;
 
 /// Firmware updates for the devices in a home, which never say "done" without proof.
 #[derive(Parser)]
@@ -57,6 +76,22 @@ enum Command {
     Device(Box<device::DeviceArguments>),
     /// Look at firmware files; keep, approve and remove them.
     Firmware(Box<firmware::FirmwareArguments>),
+    /// Say what an update would do to each device, and why not; nothing is changed.
+    Plan(Box<plan::PlanArguments>),
+    /// Update devices, the first ones before the others, and prove what each of them runs.
+    Update(Box<update::UpdateArguments>),
+    /// Bring devices back to what they ran before.
+    Rollback(Box<rollback::RollbackArguments>),
+    /// Look at rollouts, follow them, hold them, end them.
+    Rollout(Box<rollout::RolloutArguments>),
+    /// Look at the update of one device, or cancel it.
+    Job(job::JobArguments),
+    /// List the updates of the past.
+    History(history::HistoryArguments),
+    /// Count how updates went, and what runs where.
+    Stats(stats::StatsArguments),
+    /// Check that nobody has changed what the server wrote down of who did what.
+    Audit(audit::AuditArguments),
     /// Make and revoke the tokens by which others ask the server.
     Token(token::TokenArguments),
     /// Copy the state folder's database, and bring a copy back.
@@ -77,10 +112,18 @@ impl Command {
         match self {
             Self::Device(arguments) => arguments.server.json,
             Self::Firmware(arguments) => arguments.json(),
+            Self::Plan(arguments) => arguments.server.json,
+            Self::Rollout(arguments) => arguments.server.json,
+            Self::Job(arguments) => arguments.server.json,
+            Self::History(arguments) => arguments.server.json,
+            Self::Stats(arguments) => arguments.server.json,
+            Self::Audit(arguments) => arguments.server.json,
             Self::Token(arguments) => arguments.server.json,
             Self::Backup(arguments) => arguments.json(),
-            // A push tells its own.
+            // These tell their own.
             Self::Push(_)
+            | Self::Update(_)
+            | Self::Rollback(_)
             | Self::Demo(_)
             | Self::Doctor(_)
             | Self::Serve(_)
@@ -117,7 +160,11 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn in_runtime(command: Command) -> Result<Exit, Trouble> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Serve(_) = command {
+        runtime.worker_threads(N_SERVER_WORKERS);
+    }
+    let runtime = runtime.enable_all().build();
     let runtime = runtime.map_err(|error| {
         Trouble::new(
             Exit::Failed,
@@ -132,6 +179,14 @@ fn in_runtime(command: Command) -> Result<Exit, Trouble> {
             Command::Push(arguments) => push::run(*arguments).await,
             Command::Device(arguments) => device::run(*arguments).await,
             Command::Firmware(arguments) => firmware::run(*arguments).await,
+            Command::Plan(arguments) => plan::run(*arguments).await,
+            Command::Update(arguments) => update::run(*arguments).await,
+            Command::Rollback(arguments) => rollback::run(*arguments).await,
+            Command::Rollout(arguments) => rollout::run(*arguments).await,
+            Command::Job(arguments) => job::run(arguments).await,
+            Command::History(arguments) => history::run(arguments).await,
+            Command::Stats(arguments) => stats::run(arguments).await,
+            Command::Audit(arguments) => audit::run(arguments).await,
             Command::Token(arguments) => token::run(arguments).await,
             Command::Backup(arguments) => backup::run(arguments).await,
             Command::Doctor(arguments) => doctor::run(arguments).await,
@@ -188,6 +243,11 @@ fn say_json(value: &serde_json::Value) {
     let _ = say(&format!("{}\n", show::safe_json(&format!("{value:#}"))));
 }
 
+/// Says one JSON value in one line on standard output.
+fn say_json_line(value: &serde_json::Value) {
+    let _ = say(&format!("{}\n", show::safe_json(&value.to_string())));
+}
+
 /// Tells a program why a command could not do its work.
 fn tell_json(trouble: &Trouble) -> Exit {
     say_json(&serde_json::json!({ "error": trouble.what, "next_step": trouble.next_step }));
@@ -214,12 +274,16 @@ fn raise_file_limit() {
 
 /// Logs to standard error, as much as `REFLASH_LOG` asks for; nothing but errors by default.
 fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("REFLASH_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // By target and level only: filtering by what a span holds would bring an engine of regular expressions along.
+    let filter = std::env::var("REFLASH_LOG")
+        .ok()
+        .and_then(|text| text.parse::<Targets>().ok());
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(io::stderr().is_terminal());
+    tracing_subscriber::registry()
+        .with(filter.unwrap_or_default())
+        .with(lines)
         .init();
 }
 
@@ -245,6 +309,27 @@ fn duration(text: &str) -> Result<std::time::Duration, String> {
         .ok_or_else(|| "that is longer than a day".to_owned())
 }
 
+/// Reads a longer time, such as `12h`, `7d` or `2w`; a number alone is none.
+fn span(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || "write a time as 90s, 30m, 12h, 7d or 2w".to_owned();
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds_each = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        'w' => 7 * 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    number
+        .checked_mul(seconds_each)
+        .map(std::time::Duration::from_secs)
+        // Longer than anybody waits or remembers; and every sum with it stays in range.
+        .filter(|span| *span <= std::time::Duration::from_hours(24 * 366 * 10))
+        .ok_or_else(|| "that is longer than ten years".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,6 +346,22 @@ mod tests {
         assert_eq!(duration("500ms").unwrap().as_millis(), 500);
         assert_eq!(duration("3m").unwrap().as_secs(), 180);
         assert_eq!(duration("1.5").unwrap().as_millis(), 1_500);
+        assert_eq!(span("90s").unwrap().as_secs(), 90);
+        assert_eq!(span("12h").unwrap().as_secs(), 43_200);
+        assert_eq!(span("2w").unwrap().as_secs(), 14 * 86_400);
+        for bad in [
+            "",
+            "d",
+            "12",
+            "1.5h",
+            "-1d",
+            "1d ",
+            "9999999999999999999w",
+            "12é",
+            "4000d",
+        ] {
+            assert!(span(bad).is_err(), "{bad}");
+        }
         for bad in ["", "s", "10 s", "-1s", "10d", "25h", "1e9"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

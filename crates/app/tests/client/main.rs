@@ -13,6 +13,8 @@ mod backup;
 mod fake;
 mod fleet;
 mod real;
+mod real_rollouts;
+mod rollouts;
 mod secure;
 
 use std::os::unix::fs::PermissionsExt as _;

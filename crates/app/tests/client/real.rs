@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::support::{Ended, Rig, Running, image, reflash, run};
 
 /// `reflash serve` with a folder of its own.
-struct Server {
+pub(crate) struct Server {
     folder: TempDir,
     running: Running,
 }
@@ -20,27 +20,27 @@ impl Server {
     }
 
     /// With a configuration in its folder.
-    async fn with(configuration: &str) -> Self {
+    pub(crate) async fn with(configuration: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         if !configuration.is_empty() {
             std::fs::write(folder.path().join("reflash.yaml"), configuration).unwrap();
         }
-        let mut command = reflash(["serve", "--listen", "127.0.0.1:0", "--data"]);
-        command.arg(folder.path()).stdin(Stdio::null());
-        let server = Self {
-            running: Running::start(command),
-            folder,
-        };
-        server.running.tells("serves at").await;
-        server
+        let running = serving(folder.path()).await;
+        Self { folder, running }
     }
 
-    fn data(&self) -> &Path {
+    /// Is killed in mid-work, and started again on the same folder.
+    pub(crate) async fn restart(&mut self) {
+        self.running.kill_now();
+        self.running = serving(self.folder.path()).await;
+    }
+
+    pub(crate) fn data(&self) -> &Path {
         self.folder.path()
     }
 
     /// A command over the socket.
-    fn here(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn here(&self, arguments: &[&str]) -> Command {
         let mut command = reflash(arguments);
         command.arg("--data").arg(self.data()).arg("--json");
         command
@@ -58,13 +58,21 @@ impl Server {
         command
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.data().join(name)
     }
 }
 
+async fn serving(folder: &Path) -> Running {
+    let mut command = reflash(["serve", "--listen", "127.0.0.1:0", "--data"]);
+    command.arg(folder).stdin(Stdio::null());
+    let running = Running::start(command);
+    running.tells("serves at").await;
+    running
+}
+
 #[track_caller]
-fn done(ended: &Ended) -> Value {
+pub(crate) fn done(ended: &Ended) -> Value {
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:#?}");
     if ended.stdout.trim() == "null" {
         Value::Null
@@ -123,11 +131,11 @@ async fn a_back_up_is_made_beside_the_real_server_and_not_restored_beside_it() {
 async fn the_limits_of_the_configuration_hold() {
     let server = Server::with(
         "server: { limits: { failed_logins_per_minute: 2, body_bytes: 1024, image_bytes: 1000000 } }\n\
-         policy: { soak: 10m }\n",
+         policy: { rollback: never }\n",
     )
     .await;
     assert!(
-        server.running.told().contains("policy.soak"),
+        server.running.told().contains("policy.rollback"),
         "a key without effect is told"
     );
     let (fits, large) = (server.file("fits.bin"), server.file("large.bin"));

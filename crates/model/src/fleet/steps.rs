@@ -636,7 +636,7 @@ impl Rollout {
         let rules = &self.plan.rules;
         let n_members = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
         let too_many = rules.max_failures.is_reached(n_failures, n_members);
-        if !too_many && self.course.wave > 0 && self.state() != State::Halted {
+        if !too_many && self.course.wave > 0 {
             return;
         }
         let failed: Vec<(&Member, &super::Standing)> = self

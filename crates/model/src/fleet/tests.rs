@@ -280,6 +280,17 @@ fn a_group_has_one_job_unless_the_rules_say_otherwise_over_all_rollouts() {
 }
 
 #[test]
+fn none_at_once_counts_as_one() {
+    let mut bed = Bed::new();
+    let none = with(in_group(flat(&["a", "b"]), "attic", &["a", "b"]), |rules| {
+        rules.at_once = AtOnce::AtMost(0);
+        rules.groups.insert("attic".to_owned(), 0);
+    });
+    assert_eq!(bed.add(R1, none), ["start a"]);
+    assert_eq!(bed.ends("a", Ending::Updated), ["start b"]);
+}
+
+#[test]
 fn of_two_limits_of_a_group_the_lower_one_counts() {
     let attic = |name: &str, most| {
         with(in_group(flat(&[name]), "attic", &[name]), |rules| {
@@ -403,6 +414,17 @@ fn a_wave_begins_when_those_that_answer_in_the_one_before_have_ended() {
     assert_eq!(bed.hears("c", true), ["start c"]);
     assert_eq!(bed.ends("d", Ending::Updated), NOTHING);
     assert_eq!(bed.ends("c", Ending::Updated), ["start e"]);
+}
+
+#[test]
+fn one_that_is_away_in_the_middle_of_its_update_holds_the_next_wave_up() {
+    let mut bed = Bed::with(Plan {
+        n_canaries: 0,
+        ..plan(&[&["a", "b"], &["c"]])
+    });
+    bed.hears("a", false);
+    assert_eq!(bed.ends("b", Ending::Updated), NOTHING);
+    assert_eq!(bed.ends("a", Ending::Updated), ["start c"]);
 }
 
 #[test]
@@ -535,6 +557,7 @@ fn a_rollout_whose_last_members_fail_is_finished_and_not_halted() {
     bed.ends("a", Ending::Failed);
     bed.ends("b", Ending::Unverified);
     assert_eq!(bed.state(), State::Finished);
+    assert_eq!(bed.rollout().course().cause, None);
     assert_eq!(bed.rollout().worst().unwrap().name(), "unverified");
 }
 

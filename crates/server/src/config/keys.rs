@@ -142,20 +142,9 @@ pub(super) const PLACES: &[(&str, &[&str])] = &[
 
 /// Keys that are read and checked, and that nothing comes of in this version; whoever writes one is told.
 pub(super) const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
-    ("", &["schedules", "notify", "windows", "groups"]),
+    ("", &["schedules", "notify", "windows"]),
     ("mqtt", &["prefix", "discovery", "discovery_prefix", "commands"]),
-    (
-        "policy",
-        &[
-            "canary",
-            "canary_soak",
-            "at_once",
-            "max_failures",
-            "soak",
-            "rollback",
-            "signing_keys",
-        ],
-    ),
+    ("policy", &["rollback", "signing_keys"]),
 ];
 
 /// The keys of a place; none where the owner chooses them.

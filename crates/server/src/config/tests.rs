@@ -788,7 +788,7 @@ fn warnings_name_what_is_not_as_it_should_be() {
     );
     check(
         "policy: { auto_enroll: true, canary: 0 }",
-        &["auto-enroll", "no-canary", "without-effect"],
+        &["auto-enroll", "no-canary"],
     );
     check(
         "mqtt: { broker: \"mqtt://broker\", username: u, password: !env_var P p }",
@@ -820,11 +820,11 @@ fn a_key_that_nothing_comes_of_is_warned_of_by_its_name() {
     let told = text(
         "windows: { night: { start: \"02:00\", duration: 3h } }\n\
          mqtt: { broker: \"mqtts://b\", prefix: x, client_id: y, commands: null }\n\
-         policy: { canary: 2, auto_enroll: false }\n",
+         policy: { canary: 2, rollback: never, auto_enroll: false }\n",
     )
     .unwrap();
     let (_, keys) = told.split_once(": ").unwrap();
-    assert_eq!(keys, "windows, mqtt.prefix, policy.canary.");
+    assert_eq!(keys, "windows, mqtt.prefix, policy.rollback.");
     let with_effect = "server: { limits: { failed_logins_per_minute: 60, body_bytes: 4096, image_bytes: 65536 } }\n\
          mqtt: { broker: \"mqtts://b\", cert: c.pem, key: k.pem }\nretention: { downloads: 4 }\n";
     assert_eq!(text(with_effect), None);

@@ -10,7 +10,7 @@ use families::Ways;
 use model::device::Device;
 use model::family::{Notes, Target};
 use model::image::{Image, Inspection};
-use model::job::{Order, Proof};
+use model::job::{MAX_PUSHES, Order, Proof};
 use model::outcome::Ending;
 use model::precheck::Permits;
 use net::{Callback, Dialer, Networks, Site};
@@ -100,6 +100,8 @@ impl Bench {
             soak: Duration::from_secs(1),
             proof: Proof::Watched,
             record: None,
+            rollout: None,
+            max_pushes: MAX_PUSHES,
         };
         let lease = self.engine.lease(&id).await.unwrap();
         let (_stop, stopped) = watch::channel(Stop::No);
