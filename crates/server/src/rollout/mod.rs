@@ -85,6 +85,8 @@ struct Inner {
     /// What is decided and stored goes to the runner.
     commands: mpsc::UnboundedSender<Command>,
     commands_wanted: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
+    /// What has happened and could not be decided on, because that could not be stored.
+    undecided: Mutex<Vec<Event>>,
     /// Images of running jobs.
     images: tokio::sync::Mutex<HashMap<Sha256, Image>>,
     /// Progress, which nobody stores.
@@ -189,6 +191,21 @@ impl Rollouts {
             self.inner.fleet.note(kind, device.as_ref(), detail);
         }
         Ok(())
+    }
+
+    /// Leaves it to the runner to decide on these events, as soon as that can be stored.
+    fn later(&self, events: Vec<Event>) {
+        self.undecided().extend(events);
+        let at = self.inner.engine.clock().now();
+        // Without a runner the next start carries on from the store.
+        let _ = self.inner.commands.send(Command::Wake { at });
+    }
+
+    fn undecided(&self) -> MutexGuard<'_, Vec<Event>> {
+        self.inner
+            .undecided
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn store_changes(&self, model: &mut Model, wall_ms: i64) -> Result<(), store::RolloutError> {

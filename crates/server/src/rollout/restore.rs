@@ -58,6 +58,7 @@ impl Rollouts {
                 deciding: tokio::sync::Mutex::new(()),
                 commands,
                 commands_wanted: Mutex::new(Some(commands_wanted)),
+                undecided: Mutex::default(),
                 images: tokio::sync::Mutex::default(),
                 live,
             }),

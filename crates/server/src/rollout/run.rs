@@ -53,6 +53,12 @@ impl Rollouts {
         measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut measured = 0;
         loop {
+            let undecided = std::mem::take(&mut *self.undecided());
+            if !undecided.is_empty() {
+                waiting.extend(undecided);
+                // Devices may have come and gone since.
+                waiting.extend(self.standings());
+            }
             if !waiting.is_empty() {
                 let events = std::mem::take(&mut waiting);
                 if self.take(events.clone()).await.is_err() {

@@ -87,7 +87,10 @@ impl Rollouts {
         self.state().about.insert(id, about);
         let mut events = vec![Event::Add(id, plan)];
         events.extend(self.standings_of(&rollout));
-        self.take(events).await?;
+        if self.take(events.clone()).await.is_err() {
+            // It is kept, so it happens: it begins as soon as something can be stored again, or with the next start.
+            self.later(events);
+        }
         self.show(id).await
     }
 
