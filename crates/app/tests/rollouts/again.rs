@@ -57,6 +57,32 @@ async fn a_rollback_brings_the_image_before_and_where_none_is_kept_it_says_so() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_plan_knows_at_once_the_image_that_came_just_before_and_after_a_start_all_that_are_kept() {
+    const N_DEVICES: usize = 12;
+    let mut home = Home::quick(N_DEVICES).await;
+    let mut newest = String::new();
+    let check = |home: &Home, newest: &str, when: &str| {
+        let plan = home.post("plans", &json!({ "all": true })).is(200);
+        let members = plan["members"].as_array().unwrap();
+        let images = members.iter().map(|member| member["sha256"].as_str().unwrap());
+        assert_eq!(
+            images.collect::<Vec<_>>(),
+            [newest; N_DEVICES],
+            "{when}: {plan:#}"
+        );
+    };
+    for n in 1..=20 {
+        newest = home.firmware(Some(&format!("1.{n}")), n);
+        check(&home, &newest, &format!("image {n}"));
+    }
+    for n in 1..=10 {
+        home.kill();
+        home.start().await;
+        check(&home, &newest, &format!("start {n}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_device_that_is_part_of_one_rollout_is_left_out_of_the_next() {
     let home = Home::quick(3).await;
     home.firmware(Some("1.1"), 1);

@@ -3,10 +3,12 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
 use sim::ir_remote::{Config, Device, Fault, start_many};
 use sim::{Event, EventKind, EventSink, Mac};
@@ -53,8 +55,6 @@ pub(crate) struct Plan {
     pub(crate) groups: Vec<&'static str>,
     /// Devices are listed in the configuration; otherwise they are added by the API, and can be removed.
     pub(crate) listed: bool,
-    /// More lines of the configuration.
-    pub(crate) more: String,
 }
 
 /// Devices and their server.
@@ -117,7 +117,6 @@ impl Home {
             poll_s: 60,
             groups: Vec::new(),
             listed: true,
-            more: String::new(),
         };
         change(&mut plan);
         let events = EventSink::new();
@@ -147,9 +146,8 @@ impl Home {
         let first = &self.devices[0];
         let mut text = format!(
             "server:\n  allowed_networks: [\"127.0.0.0/8\"]\n  limits: {{ requests_per_minute: 1000000 }}\n\
-             policy: {{ canary_soak: 1s, soak: 1s }}\n{}\
+             policy: {{ canary_soak: 1s, soak: 1s }}\n\
              ir_remote_ota:\n  auto_discovery: false\n  poll_interval: {}\n  http_port: {}\n  ota_port: {}\n",
-            plan.more,
             plan.poll_s,
             first.http_port(),
             first.ota_port(),
@@ -171,8 +169,16 @@ impl Home {
     /// Starts the server on the folder, whatever is in it.
     pub(crate) async fn start(&mut self) {
         assert!(self.server.is_none(), "it runs already");
-        let mut command = reflash(["serve", "--listen", "127.0.0.1:0", "--data"]);
-        command.arg(self.folder.path()).env("REFLASH_LOG", "info");
+        let program = reflash(["serve", "--listen", "127.0.0.1:0", "--data"]);
+        // Where files may not grow, a write is to fail as on a full disk, and not to end the process.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+            .arg(program.get_program())
+            .args(program.get_args())
+            .arg(self.folder.path())
+            .stdin(Stdio::null())
+            .env("REFLASH_LOG", "info");
         let running = Running::start(command);
         running.tells("serves at").await;
         self.server = Some(running);
@@ -186,13 +192,45 @@ impl Home {
     /// Tells it to end, as a service manager does, and waits until it has.
     pub(crate) async fn terminate(&mut self) {
         let server = self.server.take().unwrap();
-        let id = Pid::from_raw(i32::try_from(server.id()).unwrap()).unwrap();
-        kill_process(id, Signal::TERM).unwrap();
+        kill_process(process(&server), Signal::TERM).unwrap();
         let ended = server.end().await;
         assert_eq!(ended.code, Some(0), "{ended:#?}");
     }
 
-    fn told(&self) -> String {
+    /// How long the journal's newest part is, bytes.
+    pub(crate) fn journal_len(&self) -> u64 {
+        let files = std::fs::read_dir(self.folder.path()).unwrap().map(Result::unwrap);
+        let mut journals = files.filter(|file| file.file_name().to_string_lossy().ends_with("-wal"));
+        journals.next().unwrap().metadata().unwrap().len()
+    }
+
+    /// A copy of all that the server has stored; it must not run.
+    pub(crate) fn copy(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(self.folder.path(), copy.path());
+        copy
+    }
+
+    /// Goes back to a copy; the server must not run.
+    pub(crate) fn restore(&self, copy: &TempDir) {
+        copy_files(copy.path(), self.folder.path());
+    }
+
+    /// Lets no file of the server grow beyond this length, bytes, or lets them grow again.
+    pub(crate) fn limit_files(&self, len: Option<u64>) {
+        let limit = Rlimit {
+            current: len,
+            maximum: None,
+        };
+        prlimit(
+            Some(process(self.server.as_ref().unwrap())),
+            Resource::Fsize,
+            limit,
+        )
+        .unwrap();
+    }
+
+    pub(crate) fn told(&self) -> String {
         self.server.as_ref().map(Running::told).unwrap_or_default()
     }
 
@@ -432,6 +470,18 @@ impl Home {
         let lines = self.events.log().into_iter().map(|event| event.to_string());
         lines.collect::<Vec<_>>().join("\n")
     }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for file in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        if file.file_type().unwrap().is_file() {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+}
+
+fn process(server: &Running) -> Pid {
+    Pid::from_raw(i32::try_from(server.id()).unwrap()).unwrap()
 }
 
 /// What devices are called.
