@@ -24,8 +24,8 @@ pub(crate) const SOON: Duration = Duration::from_mins(1);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
 /// How often the server is asked.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// Slow enough that a moment in the middle can be met: an image takes 1.3 s.
-pub(crate) const BYTES_PER_S: u32 = 100_000;
+/// Slow enough that a moment in the middle can be met: an image takes 0.7 s.
+const BYTES_PER_S: u32 = 200_000;
 /// Addresses that are kept for each home.
 const N_PLACES: u8 = 16;
 

@@ -85,7 +85,8 @@ fn asked(home: &Home) -> [u64; 2] {
 async fn two_devices() -> Home {
     Home::with(2, |plan| {
         plan.device.mac = Some(prompt_mac(2));
-        // Long enough to be met.
+        // Long enough to be met: an image takes 1.3 s.
+        plan.device.rate_bytes_per_s = Some(100_000);
         plan.device.boot = Duration::from_secs(1);
     })
     .await
