@@ -143,6 +143,7 @@ pub(crate) fn main() -> ExitCode {
     };
     log();
     raise_file_limit();
+    leave_no_core();
     let json = cli.command.json();
     // Some need no runtime, and start quicker without one.
     let inspect = match &cli.command {
@@ -270,6 +271,17 @@ fn raise_file_limit() {
     limit.current = limit.maximum;
     // Without them the program works as before, for smaller fleets.
     let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// No core dump is written, which would hold passwords (RELIABILITY.md T30).
+fn leave_no_core() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // Lowering a limit is always allowed; a system that says no has none to write either.
+    let _ = setrlimit(Resource::Core, none);
 }
 
 /// Logs to standard error, as much as `REFLASH_LOG` asks for; nothing but errors by default.

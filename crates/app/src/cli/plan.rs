@@ -58,9 +58,9 @@ pub(super) fn shown(plan: &PlanView) -> String {
             ("DEVICE", 21),
             ("WAVE", 4),
             ("RUNS", 8),
-            ("GETS", 8),
+            ("GETS", 22),
             ("TAKES", 5),
-            ("", 8),
+            ("", 9),
         ]);
         for member in &plan.members {
             table.row([

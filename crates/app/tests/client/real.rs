@@ -184,6 +184,18 @@ async fn a_second_server_on_the_same_folder_ends_and_leaves_the_first_its_socket
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_leaves_no_core() {
+    let server = Server::start().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.running.id())).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    let words: Vec<&str> = core.split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "{core}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_data_folder_that_is_a_file_is_told_as_one() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use engine::{Engine, Stop};
 use model::fleet::{Command, Event, Fleet as Model, MemberState};
-use model::id::{DeviceId, RolloutId, Sha256};
+use model::id::{DeviceId, JobId, RolloutId, Sha256};
 use model::image::Image;
 use model::plan::{AtOnce, MaxFailures, Rules};
 use serde_json::json;
@@ -97,6 +97,8 @@ struct State {
     model: Model,
     about: BTreeMap<RolloutId, About>,
     running: HashMap<(RolloutId, DeviceId), Running>,
+    /// The last job of each device, of open rollouts and since the start of the program.
+    last_jobs: BTreeMap<(RolloutId, DeviceId), JobId>,
     /// Bytes that were acknowledged in all running pushes, counted on.
     acked_bytes: u64,
     /// Why the last decision could not be stored; none after one that could.
@@ -268,6 +270,7 @@ fn news(before: &Model, state: &mut State, wall_ms: i64) -> Vec<News> {
                     kind: "job.finished",
                     device: Some(member.device.clone()),
                     detail: json!({ "rollout": id.0, "device": member.device.key(), "name": member.name,
+                                    "job": state.last_jobs.get(&(id, member.device.clone())).map(|job| job.0),
                                     "state": ended.name(), "reason": reason, "text": text }),
                 });
             }
@@ -300,6 +303,7 @@ fn news(before: &Model, state: &mut State, wall_ms: i64) -> Vec<News> {
         // Whoever asks for it gets it from the store from now on.
         state.model.remove(id);
         state.about.remove(&id);
+        state.last_jobs.retain(|(of, _), _| *of != id);
     }
     news
 }

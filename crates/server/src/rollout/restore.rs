@@ -52,6 +52,7 @@ impl Rollouts {
                     model: Model::restored(rollouts),
                     about,
                     running: HashMap::new(),
+                    last_jobs: BTreeMap::new(),
                     acked_bytes: 0,
                     not_stored: None,
                 }),
