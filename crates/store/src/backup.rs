@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
@@ -32,6 +33,12 @@ pub struct Restored {
     /// The schema of the back-up, which is brought up to date when the folder is opened.
     pub schema: i64,
 }
+
+/// How often a folder is looked at that somebody seems to use: who is just ending, or starting a process of his own, holds its
+/// lock for a moment longer. Guess: a second in all.
+const USERS_TRIES: u32 = 20;
+/// The pause between two of these looks.
+const USERS_PAUSE: Duration = Duration::from_millis(50);
 
 impl Store {
     /// Writes a whole copy of the database to `to`, which is replaced if it is there.
@@ -117,7 +124,14 @@ impl Store {
         fs::metadata(backup).map_err(at(backup))?;
         folder::make(folder).map_err(at(folder))?;
         let opening = folder::lock(&folder.join(LOCK)).await.map_err(at(folder))?;
-        let users = folder::try_lock(&folder.join(USERS)).map_err(at(folder))?;
+        let mut users = None;
+        for _ in 0..USERS_TRIES {
+            users = folder::try_lock(&folder.join(USERS)).map_err(at(folder))?;
+            if users.is_some() {
+                break;
+            }
+            tokio::time::sleep(USERS_PAUSE).await;
+        }
         let (Some(opening), Some(users)) = (opening, users) else {
             return Err(RestoreError::InUse {
                 folder: folder.to_owned(),

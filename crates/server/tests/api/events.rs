@@ -230,8 +230,17 @@ async fn a_reader_who_takes_nothing_is_cut_off() {
     let request = request(&house).header("Last-Event-ID", "0");
     let mut stream = narrow(&house).await;
     stream.write_all(&request.bytes()).await.unwrap();
-    // Nothing is read for five times as long as the server waits.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // It has begun, and then nothing is read for five times as long as the server waits after its last byte went out.
+    let mut waiting = vec![0; 80 * 100_000];
+    let mut n_waiting = stream.peek(&mut waiting).await.unwrap();
+    loop {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let n_now = stream.peek(&mut waiting).await.unwrap_or(n_waiting);
+        if n_now == n_waiting {
+            break;
+        }
+        n_waiting = n_now;
+    }
     let mut bytes = Vec::new();
     let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut bytes);
     // However it ends, it ends; a stream that lives goes on for ever.
