@@ -43,6 +43,45 @@ pub struct Window {
 }
 
 impl Window {
+    /// When it opens, in words: "02:00 on Monday and Friday (Europe/Vilnius) for 3 hours".
+    pub fn words(&self) -> String {
+        let time = format!("{:02}:{:02}", self.start_s / 3_600, self.start_s / 60 % 60);
+        let seconds = match self.start_s % 60 {
+            0 => String::new(),
+            seconds => format!(":{seconds:02}"),
+        };
+        let zone = self.timezone.as_deref().unwrap_or("local time");
+        let duration = crate::plan::sentences::duration(self.duration).unwrap_or_default();
+        format!(
+            "{time}{seconds} on {} ({zone}) for {duration}",
+            self.days_in_words()
+        )
+    }
+
+    fn days_in_words(&self) -> String {
+        const NAMES: [&str; 7] = [
+            "Monday",
+            "Tuesday",
+            "Wednesday",
+            "Thursday",
+            "Friday",
+            "Saturday",
+            "Sunday",
+        ];
+        if self.days & ALL_DAYS == ALL_DAYS {
+            return "every day".to_owned();
+        }
+        let names: Vec<&str> = (0..7)
+            .filter(|day| self.days & (1 << day) != 0)
+            .filter_map(|day: usize| NAMES.get(day).copied())
+            .collect();
+        match names.as_slice() {
+            [] => "no day".to_owned(),
+            [only] => (*only).to_owned(),
+            [all @ .., last] => format!("{} and {last}", all.join(", ")),
+        }
+    }
+
     /// When it closes, if it is open at this moment. It is open at the moment of its opening, and no more at that of its closing.
     pub fn open_at(&self, zone: &TimeZone, at_ms: i64) -> Option<i64> {
         let openings = self.openings(zone, at_ms);
