@@ -168,6 +168,7 @@ pub(crate) fn rollout_policy(config: &Config) -> Policy {
             .iter()
             .map(|(name, group)| (name.clone(), group.at_once))
             .collect(),
+        windows: crate::rollout::windows(&config.windows),
     }
 }
 

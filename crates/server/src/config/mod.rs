@@ -32,6 +32,7 @@ pub use change::Change;
 pub use error::{At, ConfigError, Problem};
 pub use model::plan::{AtOnce, MaxFailures};
 pub use parse::parse;
+pub(crate) use read::nearest;
 pub use secrets::{Sources, UsedFile};
 pub use warn::{Flag, Warning};
 

@@ -63,6 +63,8 @@ pub struct WantedRollout {
     pub canary_soak_s: Option<u64>,
     /// For how long devices that are offline may come back and still be updated. None: they are left out.
     pub when_back_s: Option<u64>,
+    /// The window of the configuration in which updates begin, by name. None: at once.
+    pub window: Option<String>,
     /// What people call it.
     pub name: Option<String>,
 }
@@ -141,6 +143,8 @@ pub struct RulesView {
     pub max_failures: String,
     /// Until when devices that are offline may come back; null where they are left out.
     pub when_back_until_ms: Option<i64>,
+    /// The window in which updates begin; null where they begin at any time.
+    pub window: Option<String>,
 }
 
 /// A rollout without its devices.
@@ -164,6 +168,8 @@ pub struct RolloutSummaryView {
     pub created_by: String,
     /// When its last device had ended.
     pub ended_ms: Option<i64>,
+    /// When its window opens next; null where that is open, or it has none, or nothing waits for it.
+    pub opens_ms: Option<i64>,
     /// The wave that is open.
     pub wave: u32,
     /// How many waves there are.
