@@ -169,6 +169,7 @@ pub(crate) fn rollout_policy(config: &Config) -> Policy {
             .map(|(name, group)| (name.clone(), group.at_once))
             .collect(),
         windows: crate::rollout::windows(&config.windows),
+        schedules: config.schedules.clone(),
     }
 }
 

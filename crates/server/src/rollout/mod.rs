@@ -8,6 +8,7 @@ mod error;
 mod job;
 mod restore;
 mod run;
+mod schedule;
 mod show;
 mod steer;
 mod wanted;
@@ -28,6 +29,7 @@ use serde_json::json;
 use store::{MemberRow, RolloutChange, Store};
 use tokio::sync::{broadcast, mpsc, watch};
 
+use crate::config::Schedule;
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
@@ -57,6 +59,8 @@ pub struct Policy {
     pub groups: BTreeMap<String, u32>,
     /// When updates may begin, by name.
     pub windows: BTreeMap<String, Window>,
+    /// Rollouts that begin by themselves, by name.
+    pub schedules: BTreeMap<String, Schedule>,
 }
 
 impl Default for Policy {
@@ -70,6 +74,7 @@ impl Default for Policy {
             max_failures: rules.max_failures,
             groups: rules.groups,
             windows: BTreeMap::new(),
+            schedules: BTreeMap::new(),
         }
     }
 }

@@ -233,6 +233,42 @@ pub struct MemberView {
     pub n_pushes: u8,
 }
 
+/// A window of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WindowView {
+    /// Its name.
+    pub name: String,
+    /// When it opens, in words.
+    pub opens: String,
+    /// Where its clock hangs, IANA name; null where this machine's zone has no name.
+    pub timezone: Option<String>,
+    /// For how long it is open.
+    pub duration_s: u64,
+    /// When it closes, milliseconds since 1970; null while it is closed.
+    pub open_until_ms: Option<i64>,
+    /// When it opens next, milliseconds since 1970.
+    pub next_ms: Option<i64>,
+}
+
+/// A schedule of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScheduleView {
+    /// Its name; its rollouts are called so.
+    pub name: String,
+    /// When it is due: minute, hour, day of the month, month, day of the week.
+    pub cron: String,
+    /// Where its clock hangs, IANA name; null where this machine's zone has no name.
+    pub timezone: Option<String>,
+    /// The window in which its updates begin; null where they begin at any time.
+    pub window: Option<String>,
+    /// What it installs: `newest-approved`.
+    pub what: String,
+    /// Only devices with one of these tags; empty: all.
+    pub tags: Vec<String>,
+    /// When it is due next, milliseconds since 1970; null where that never comes.
+    pub next_ms: Option<i64>,
+}
+
 /// One update of one device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobView {

@@ -81,7 +81,7 @@ fn only_what_fits_in_before_the_window_closes_begins() {
     plan.members[0].estimate = 10 * MINUTE;
     let mut bed = Bed::with(at_night(plan));
     // Two minutes of soak each: a would take twelve, the others three.
-    let almost = 12 * MINUTE - Duration::from_millis(1);
+    let almost = (12 * MINUTE).saturating_sub(Duration::from_millis(1));
     assert_eq!(bed.window(Some(almost), None), ["start b", "start c"]);
     assert!(bed.waits(0), "and whoever does not fit in says so");
     bed.ends("b", Ending::Updated);
@@ -106,7 +106,7 @@ fn who_does_not_fit_in_holds_up_nobody_of_its_group() {
 fn the_longer_soak_of_a_canary_has_to_fit_in() {
     let mut bed = Bed::with(at_night(plan(&[&["a"], &["b"]])));
     // A minute, and ten as a canary.
-    let almost = 11 * MINUTE - Duration::from_millis(1);
+    let almost = (11 * MINUTE).saturating_sub(Duration::from_millis(1));
     assert!(bed.window(Some(almost), None).is_empty());
     assert_eq!(bed.window(Some(11 * MINUTE), None), ["start a"]);
     bed.now = bed.now.later(MINUTE);
