@@ -8,6 +8,7 @@
 mod komfovent;
 mod many;
 mod proxy;
+mod rollout;
 mod round_trip;
 mod scan;
 mod server;
@@ -52,6 +53,8 @@ enum What {
     ServerMemory(server::MemoryArguments),
     /// 1,000 known devices: from the start of the process until it serves.
     ServerStart(server::StartArguments),
+    /// 250 devices, 1 MiB each, by a server's rollout: time beside the ideal, CPU and memory.
+    Rollout(rollout::Arguments),
     #[command(hide = true)]
     PushAll(many::PushArguments),
     #[command(hide = true)]
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         What::Poll(arguments) => server::poll(&cli.reflash, &arguments),
         What::ServerMemory(arguments) => server::memory(&cli.reflash, &arguments),
         What::ServerStart(arguments) => server::start(&cli.reflash, &arguments),
+        What::Rollout(arguments) => rollout::run(&cli.reflash, &arguments),
         What::PushAll(_) | What::ScanInside(_) | What::ScanOnce(_) | What::ScanDevice => Ok(()),
     };
     println!("load average at the end: {}", system::load_average());

@@ -94,20 +94,20 @@ fn until(what: &str, limit: Duration, every: Duration, is_so: impl Fn() -> Resul
 }
 
 /// A server; dropping it ends it.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     socket: PathBuf,
 }
 
 /// What is in its configuration.
-struct Home {
+pub(crate) struct Home {
     folder: tempfile::TempDir,
     config: PathBuf,
 }
 
 impl Home {
     /// An empty data folder, and a configuration that finds the devices of a simulator and polls them so often.
-    fn new(simulator: &Simulator, poll_every_s: u64, broker: Option<u16>) -> Result<Self> {
+    pub(crate) fn new(simulator: &Simulator, poll_every_s: u64, broker: Option<u16>) -> Result<Self> {
         let folder = tempfile::tempdir().context("making a folder")?;
         let config = folder.path().join("reflash.yaml");
         let home = Self { folder, config };
@@ -152,7 +152,7 @@ impl Home {
         command
     }
 
-    fn start(&self, reflash: &Path, managed: bool) -> Result<Server> {
+    pub(crate) fn start(&self, reflash: &Path, managed: bool) -> Result<Server> {
         let child = self
             .serve(reflash, managed)
             .spawn()
@@ -169,7 +169,7 @@ impl Home {
 }
 
 impl Server {
-    fn pid(&self) -> String {
+    pub(crate) fn pid(&self) -> String {
         self.child.id().to_string()
     }
 
@@ -187,7 +187,7 @@ impl Server {
     }
 
     /// Until all devices are known and each was polled so often.
-    fn settle(&self, n_devices: usize, rounds: usize) -> Result<()> {
+    pub(crate) fn settle(&self, n_devices: usize, rounds: usize) -> Result<()> {
         until("all devices are online", FOUND_LIMIT, SELDOM, || {
             Ok(self.n_online()? >= n_devices)
         })?;
@@ -205,7 +205,12 @@ impl Server {
         Ok((cpu_of(&self.pid()) - cpu_s, now.0 - polls, now.1 - failed))
     }
 
-    fn end(mut self) -> Result<()> {
+    /// Its local socket.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub(crate) fn end(mut self) -> Result<()> {
         let ended = Command::new("kill")
             .args(["-TERM", &self.pid()])
             .status()
@@ -243,7 +248,7 @@ fn polls_in(metrics: &str) -> Result<(u64, u64)> {
 }
 
 /// The body of a 200 of the local socket.
-fn get(socket: &Path, path: &str) -> Result<String> {
+pub(crate) fn get(socket: &Path, path: &str) -> Result<String> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.write_all(

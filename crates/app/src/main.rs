@@ -1,5 +1,6 @@
 //! `reflash`: firmware updates that never say "done" without proof.
 
+mod allocator;
 mod cli;
 mod error;
 mod push;

@@ -632,6 +632,10 @@ async fn what_another_user_owns_is_refused_in_words() {
             ended.stdout.contains(state.to_str().unwrap()),
             "{what}: {ended:#?}"
         );
+        assert!(
+            ended.stdout.contains("readable and writable"),
+            "{what}: {ended:#?}"
+        );
         assert!(ended.took < Duration::from_secs(20), "{what}: {ended:#?}");
 
         let mut serve = reflash(["serve", "--listen", "127.0.0.1:0", "--data"]);

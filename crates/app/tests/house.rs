@@ -179,3 +179,99 @@ fn every_member_inherits_the_lints() {
         assert_eq!(section.trim(), "workspace = true", "{}", package.name);
     }
 }
+
+/// What `docs/faults.md` must have a row of (../shared/RELIABILITY.md, sections 2 and 3), as first and last number.
+const DEFENDED: [(char, u32, u32); 8] = [
+    ('T', 1, 9),
+    ('T', 15, 17),
+    ('T', 19, 19),
+    ('T', 21, 27),
+    ('T', 30, 32),
+    ('T', 35, 37),
+    ('F', 1, 18),
+    ('F', 72, 78),
+];
+
+/// The words in backticks that name a test: `FILE::NAME`.
+fn tests_named_in(cell: &str) -> Vec<(&str, &str)> {
+    let quoted = cell.split('`').skip(1).step_by(2);
+    quoted.filter_map(|words| words.split_once("::")).collect()
+}
+
+/// Whether this is the name of a test in this source, and not of anything else.
+fn is_test(source: &str, name: &str) -> bool {
+    let mut above = "";
+    for line in source.lines().map(str::trim) {
+        let declared = line.strip_prefix("async ").unwrap_or(line);
+        if declared.starts_with(&format!("fn {name}(")) {
+            return above.starts_with("#[test]") || above.starts_with("#[tokio::test");
+        }
+        // What stands between the two is about the test as well.
+        if !(line.starts_with("//") || line.starts_with("#[expect") || line.starts_with("#[cfg")) {
+            above = line;
+        }
+    }
+    false
+}
+
+#[test]
+fn every_defence_has_a_row_and_every_row_a_test() {
+    let page = std::fs::read_to_string(root().join("docs/faults.md")).unwrap();
+    let mut rows = BTreeMap::new();
+    for line in page.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, number, what, met, tests, _] = cells[..] else {
+            continue;
+        };
+        if number.starts_with(['T', 'F']) && number[1..].parse::<u32>().is_ok() {
+            assert!(!what.is_empty() && !met.is_empty(), "{line}");
+            assert!(
+                rows.insert(number.to_owned(), tests).is_none(),
+                "{number} is there twice"
+            );
+        }
+    }
+    let wanted: BTreeSet<String> = DEFENDED
+        .iter()
+        .flat_map(|&(kind, first, last)| (first..=last).map(move |number| format!("{kind}{number}")))
+        .collect();
+    assert_eq!(rows.keys().cloned().collect::<BTreeSet<_>>(), wanted);
+
+    let mut wrong = Vec::new();
+    for (number, tests) in &rows {
+        let tests = tests_named_in(tests);
+        if tests.is_empty() {
+            wrong.push(format!("{number} names no test"));
+        }
+        for (file, name) in tests {
+            let source = std::fs::read_to_string(root().join(file)).unwrap_or_default();
+            if !is_test(&source, name) {
+                wrong.push(format!("{number}: there is no test {name} in {file}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+
+    for link in page.split("](").skip(1) {
+        let (target, _) = link.split_once(')').unwrap();
+        let file = target.split('#').next().unwrap();
+        let found = file.is_empty() || root().join("docs").join(file).exists();
+        assert!(found, "{target} leads nowhere");
+    }
+}
+
+/// RELIABILITY.md T5, and the part of T4 and T8 that nobody can mend.
+#[test]
+fn the_guide_says_what_is_not_protected() {
+    let guide = std::fs::read_to_string(root().join("docs/guide/security.md")).unwrap();
+    let (_, after) = guide.split_once("## What is not protected\n").unwrap();
+    let section = after.split("\n## ").next().unwrap();
+    for said in [
+        "The image is readable on the wire",
+        "Put no secrets into an image",
+        "The image is not bound to the password",
+        "The device does not prove who it is",
+    ] {
+        assert!(section.contains(said), "it no longer says: {said}");
+    }
+}

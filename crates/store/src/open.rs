@@ -34,7 +34,7 @@ const DURABLE: &str = "2";
 const SOON: &str = "1";
 /// How much of the database each connection keeps in memory at most, KiB: seven of them share the server's 8 MB
 /// (PERFORMANCE.md), and 1,000 devices are about 1 MB.
-const CACHE_KIB: &str = "-256";
+const CACHE_KIB: &str = "-128";
 
 /// How long the log stays at most once its content is in the database, bytes; SQLite would leave it as long as it ever was.
 /// SQLite moves it over after 1,000 pages of 4 kB (`sqlite.org/pragma.html#pragma_wal_autocheckpoint`).

@@ -92,6 +92,21 @@ pub(crate) struct ServerArguments {
     pub(crate) json: bool,
 }
 
+impl ServerArguments {
+    /// The server over this folder on this machine.
+    pub(crate) fn in_folder(folder: &Path) -> Self {
+        Self {
+            server: None,
+            token_file: None,
+            ca: None,
+            fingerprint: None,
+            plain_http: false,
+            folder: Some(folder.to_owned()),
+            json: false,
+        }
+    }
+}
+
 /// Reads a fingerprint as `openssl x509 -fingerprint -sha256` prints it.
 fn fingerprint(text: &str) -> Result<Sha256, String> {
     let (_, digits) = text.rsplit_once('=').unwrap_or(("", text));

@@ -37,8 +37,15 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::error::{Exit, Trouble};
+
+/// Threads of the server that run tasks: SQLite, hashing and names have threads of their own. Measured: with one, a look
+/// costs less than with two (bench/RESULTS-server.md).
+const N_SERVER_WORKERS: usize = 1;
 
 /// Firmware updates for the devices in a home, which never say "done" without proof.
 #[derive(Parser)]
@@ -136,6 +143,7 @@ pub(crate) fn main() -> ExitCode {
     };
     log();
     raise_file_limit();
+    leave_no_core();
     let json = cli.command.json();
     // Some need no runtime, and start quicker without one.
     let inspect = match &cli.command {
@@ -153,7 +161,11 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn in_runtime(command: Command) -> Result<Exit, Trouble> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Serve(_) = command {
+        runtime.worker_threads(N_SERVER_WORKERS);
+    }
+    let runtime = runtime.enable_all().build();
     let runtime = runtime.map_err(|error| {
         Trouble::new(
             Exit::Failed,
@@ -261,14 +273,29 @@ fn raise_file_limit() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
+/// No core dump is written, which would hold passwords (RELIABILITY.md T30).
+fn leave_no_core() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // Lowering a limit is always allowed; a system that says no has none to write either.
+    let _ = setrlimit(Resource::Core, none);
+}
+
 /// Logs to standard error, as much as `REFLASH_LOG` asks for; nothing but errors by default.
 fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("REFLASH_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // By target and level only: filtering by what a span holds would bring an engine of regular expressions along.
+    let filter = std::env::var("REFLASH_LOG")
+        .ok()
+        .and_then(|text| text.parse::<Targets>().ok());
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(io::stderr().is_terminal());
+    tracing_subscriber::registry()
+        .with(filter.unwrap_or_default())
+        .with(lines)
         .init();
 }
 

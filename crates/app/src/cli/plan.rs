@@ -1,9 +1,9 @@
 //! `reflash plan`.
 
-use server::views::{PlanView, PlannedView};
+use server::views::PlanView;
 
 use super::client::{Client, ServerArguments, answer};
-use super::show::{fact_in, safe, sentence};
+use super::show::sentence;
 use super::standing::{about, left_out};
 use super::table::{Table, WIDTH};
 use super::wanted::{Rules, Which, planned};
@@ -50,17 +50,17 @@ pub(super) fn exit(plan: &PlanView) -> Exit {
     }
 }
 
-/// A plan for people.
+/// A plan for people: what each device gets, why others get nothing, and all of it in the server's own sentences.
 pub(super) fn shown(plan: &PlanView) -> String {
     let mut text = String::new();
-    if !plan.members.is_empty() {
+    if !plan.members.is_empty() || !plan.left_out.is_empty() {
         let mut table = Table::new(&[
-            ("DEVICE", 12),
+            ("DEVICE", 21),
             ("WAVE", 4),
             ("RUNS", 8),
-            ("GETS", 8),
+            ("GETS", 22),
             ("TAKES", 5),
-            ("", 8),
+            ("", 9),
         ]);
         for member in &plan.members {
             table.row([
@@ -72,10 +72,19 @@ pub(super) fn shown(plan: &PlanView) -> String {
                 if member.waits_until_back { "when back" } else { "" }.to_owned(),
             ]);
         }
+        for device in &plan.left_out {
+            table.row([
+                device.name.clone(),
+                "-".to_owned(),
+                String::new(),
+                format!("nothing: {}", device.reason.rule),
+            ]);
+        }
         text += &table.in_width(Some(WIDTH));
-        text += &remarks(&plan.members);
     }
-    text += &left_out(&plan.left_out);
+    if plan.sentences.is_empty() {
+        text += &left_out(&plan.left_out);
+    }
     if plan.members.is_empty() && plan.sentences.is_empty() {
         text += "Nothing would be updated.\n";
     }
@@ -92,26 +101,4 @@ fn wave(plan: &PlanView, wave: u32) -> String {
     } else {
         wave.saturating_add(1).to_string()
     }
-}
-
-/// What there is to know of single devices.
-fn remarks(members: &[PlannedView]) -> String {
-    let mut text = String::new();
-    for member in members {
-        let mut of_it = String::new();
-        if let Some(interrupts) = &member.interrupts {
-            of_it += &fact_in(2, "meanwhile", &safe(interrupts));
-        }
-        if member.way_back.is_none() {
-            of_it += &fact_in(2, "way back", "none: no copy of what it runs now is kept here");
-        }
-        for note in &member.notes {
-            of_it += &fact_in(2, "note", &safe(&format!("{} ({})", note.text, note.rule)));
-        }
-        if !of_it.is_empty() {
-            text += &sentence(&member.name);
-            text += &of_it;
-        }
-    }
-    text
 }

@@ -162,25 +162,6 @@ pub(super) fn upload_bar(percent: u64, acked_bytes: u64) -> String {
     )
 }
 
-/// Outcome, time away, uptimes and versions, for a row of a table; the widest comes last.
-pub(super) fn evidence_cells(pushed: &Pushed) -> [String; 4] {
-    let evidence = pushed.job.as_ref().map(|job| &job.evidence);
-    let (before, after) = (pushed.before(), pushed.after());
-    let pair = |text: fn(&Snapshot) -> Option<String>| match (before.and_then(text), after.and_then(text)) {
-        (Some(before), Some(after)) => format!("{before} → {after}"),
-        (before, after) => before.or(after).unwrap_or_default(),
-    };
-    [
-        outcome(&pushed.outcome),
-        evidence
-            .and_then(|evidence| evidence.away)
-            .map(spoken)
-            .unwrap_or_default(),
-        pair(|snapshot| snapshot.uptime.map(spoken)),
-        pair(|snapshot| (!snapshot.versions.is_empty()).then(|| snapshot.versions.to_string())),
-    ]
-}
-
 /// A text in lines of at most `width` columns of the terminal, each after the first indented.
 pub(super) fn wrapped(text: &str, indent: usize, width: usize) -> String {
     let mut lines = String::new();

@@ -182,6 +182,15 @@ pub(super) fn evidence_cells(evidence: &Value) -> [String; 3] {
     ]
 }
 
+/// Names in a row; of very many only the first.
+pub(super) fn names(names: &[&str]) -> String {
+    let mut text = names[..names.len().min(N_NAMES_SHOWN)].join(", ");
+    if names.len() > N_NAMES_SHOWN {
+        let _ = write!(text, " and {} more", names.len() - N_NAMES_SHOWN);
+    }
+    text
+}
+
 /// The devices that a plan leaves out, those with one reason together.
 pub(super) fn left_out(left_out: &[LeftOutView]) -> String {
     let mut groups: Vec<(&LeftOutView, Vec<&str>)> = Vec::new();
@@ -193,11 +202,7 @@ pub(super) fn left_out(left_out: &[LeftOutView]) -> String {
     }
     let mut text = String::new();
     for (first, names) in groups {
-        let mut who = names[..names.len().min(N_NAMES_SHOWN)].join(", ");
-        if names.len() > N_NAMES_SHOWN {
-            let _ = write!(who, " and {} more", names.len() - N_NAMES_SHOWN);
-        }
-        text += &sentence(&format!("Left out: {who}"));
+        text += &sentence(&format!("Left out: {}", self::names(&names)));
         text += &fact_in(
             2,
             "why",

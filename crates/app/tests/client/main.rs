@@ -13,6 +13,7 @@ mod backup;
 mod fake;
 mod fleet;
 mod real;
+mod real_rollouts;
 mod rollouts;
 mod secure;
 

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::support::{Ended, Rig, Running, image, reflash, run};
 
 /// `reflash serve` with a folder of its own.
-struct Server {
+pub(crate) struct Server {
     folder: TempDir,
     running: Running,
 }
@@ -20,27 +20,27 @@ impl Server {
     }
 
     /// With a configuration in its folder.
-    async fn with(configuration: &str) -> Self {
+    pub(crate) async fn with(configuration: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         if !configuration.is_empty() {
             std::fs::write(folder.path().join("reflash.yaml"), configuration).unwrap();
         }
-        let mut command = reflash(["serve", "--listen", "127.0.0.1:0", "--data"]);
-        command.arg(folder.path()).stdin(Stdio::null());
-        let server = Self {
-            running: Running::start(command),
-            folder,
-        };
-        server.running.tells("serves at").await;
-        server
+        let running = serving(folder.path()).await;
+        Self { folder, running }
     }
 
-    fn data(&self) -> &Path {
+    /// Is killed in mid-work, and started again on the same folder.
+    pub(crate) async fn restart(&mut self) {
+        self.running.kill_now();
+        self.running = serving(self.folder.path()).await;
+    }
+
+    pub(crate) fn data(&self) -> &Path {
         self.folder.path()
     }
 
     /// A command over the socket.
-    fn here(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn here(&self, arguments: &[&str]) -> Command {
         let mut command = reflash(arguments);
         command.arg("--data").arg(self.data()).arg("--json");
         command
@@ -58,13 +58,21 @@ impl Server {
         command
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.data().join(name)
     }
 }
 
+async fn serving(folder: &Path) -> Running {
+    let mut command = reflash(["serve", "--listen", "127.0.0.1:0", "--data"]);
+    command.arg(folder).stdin(Stdio::null());
+    let running = Running::start(command);
+    running.tells("serves at").await;
+    running
+}
+
 #[track_caller]
-fn done(ended: &Ended) -> Value {
+pub(crate) fn done(ended: &Ended) -> Value {
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:#?}");
     if ended.stdout.trim() == "null" {
         Value::Null
@@ -173,6 +181,18 @@ async fn a_second_server_on_the_same_folder_ends_and_leaves_the_first_its_socket
         "{ended:#?}"
     );
     done(&run(server.here(&["device", "list"])).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_leaves_no_core() {
+    let server = Server::start().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.running.id())).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    let words: Vec<&str> = core.split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "{core}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -59,6 +59,8 @@ fn plan() -> Value {
         "sentences": [
             "Living Room IR goes first and is watched for 10 minutes.",
             "Then 2 devices follow, as many at once as the network takes; all of it takes about 30 minutes.",
+            "Ventilation: Ventilation pauses about 3 minutes.",
+            "IR Remote Mini 000001 and IR Remote Mini 000002 are left out: They are not enrolled. Enrol them.",
         ],
     }))
 }
@@ -551,7 +553,7 @@ async fn wrong_words_about_rollouts_end_with_64() {
         ("rollout cancel", "<DEVICE>"),
         ("job show", "<ID>"),
         ("history --limit x", "x"),
-        ("stats --since 30", "30d"),
+        ("stats --since 30", "7d"),
         ("audit", "reflash audit"),
     ] {
         let ended = run(reflash(arguments.split_whitespace())).await;

@@ -188,6 +188,11 @@ impl Running {
 
     /// Kills it without any warning, and waits until it is gone.
     pub(crate) fn kill(mut self) {
+        self.kill_now();
+    }
+
+    /// The same for somebody who keeps it.
+    pub(crate) fn kill_now(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -228,6 +233,11 @@ impl Running {
     /// How long it has been running.
     pub(crate) fn age(&self) -> Duration {
         self.since.elapsed()
+    }
+
+    /// What is on its standard output so far.
+    pub(crate) fn said(&self) -> String {
+        read(&self.stdout)
     }
 
     /// What is on its standard error so far.

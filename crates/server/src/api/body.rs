@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 use super::ApiSettings;
-use super::access::{TOKEN_MAX_LEN, Takes};
+use super::access::{IMAGE_MAX_LEN, TOKEN_MAX_LEN, Takes};
 use super::problem::Failure;
 
 /// Deepest JSON that is read (RELIABILITY.md T19).
@@ -52,6 +52,9 @@ fn is_empty(headers: &HeaderMap) -> bool {
         && headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0")
 }
 
+/// How long a body that is too large is read on. Guess: a local network brings 30 MB in that time.
+const THROW_AWAY_FOR: Duration = Duration::from_secs(3);
+
 /// The whole body, within its bounds in length and time.
 pub(crate) async fn collect(
     body: Body,
@@ -74,11 +77,12 @@ pub(crate) async fn collect(
     let said: Option<usize> = headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse().ok());
+    let mut body = body;
     if said.is_some_and(|said| said > max_len) {
+        throw_away(&mut body, takes).await;
         return Err(too_large());
     }
     let read = async {
-        let mut body = body;
         // What was said is allocated at once, so that an image is in memory once and not twice while it grows.
         let mut bytes = Vec::with_capacity(said.unwrap_or(0));
         while let Some(frame) = body.frame().await {
@@ -87,6 +91,7 @@ pub(crate) async fn collect(
                 continue;
             };
             if bytes.len() + more.len() > max_len {
+                throw_away(&mut body, takes).await;
                 return Err(too_large());
             }
             bytes.extend_from_slice(&more);
@@ -101,6 +106,26 @@ pub(crate) async fn collect(
         )
     };
     tokio::time::timeout(patience, read).await.map_err(slow)?
+}
+
+/// Reads on and forgets, within bounds: whoever is still sending reads no answer, and one who is cut off never sees it.
+async fn throw_away(body: &mut Body, takes: Takes) {
+    let most = match takes {
+        // Somebody we do not know.
+        Takes::Token => 16 * TOKEN_MAX_LEN,
+        Takes::Json | Takes::Image => 2 * IMAGE_MAX_LEN,
+    };
+    let read = async {
+        let mut len = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            len += frame.data_ref().map_or(0, Bytes::len);
+            if len > most {
+                return;
+            }
+        }
+    };
+    // What takes longer than that is cut off as before.
+    let _ = tokio::time::timeout(THROW_AWAY_FOR, read).await;
 }
 
 /// Refuses JSON that is nested deeper than anything we have to say.

@@ -163,9 +163,13 @@ async fn add_firmware(
     drop(body);
     let added = match &device {
         Some(device) => {
-            api.repository
+            let added = api
+                .repository
                 .add_running_on(&image, device, &identity.actor)
-                .await?
+                .await?;
+            // Its way back is known from now on.
+            api.fleet.take_over_one(&device.id).await;
+            added
         }
         None => {
             api.repository

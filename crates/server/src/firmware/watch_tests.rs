@@ -405,39 +405,56 @@ async fn a_file_that_is_rewritten_all_the_time_is_never_taken_as_a_mixture() {
 /// F17: a file that changes while it is being read is not taken, whatever was read of it.
 #[test]
 fn a_file_that_changes_while_it_is_read_is_not_taken() {
-    const LEN: usize = 4 * 1024 * 1024;
+    use std::os::unix::fs::FileExt as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    // As long as a file may be, so that reading it takes a while.
+    const LEN: usize = 16 * 1024 * 1024;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.bin");
+    let whole = vec![1; LEN];
+    fs::write(&path, &whole).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let change = |byte: u8| {
+        for at in [0, LEN as u64 - 1] {
+            file.write_at(&[byte], at).unwrap();
+        }
+    };
     let at_once = Pace {
         settle: Duration::ZERO,
         ..quick()
     };
-    let (mut n_taken, mut n_left) = (0, 0);
-    for round in 0..60_u64 {
-        fs::write(&path, vec![1; LEN]).unwrap();
+    let mut n_left = 0;
+    for round in 0..60 {
+        change(1);
         // Times of files are only as fine as the system's ticks.
         std::thread::sleep(Duration::from_millis(15));
         let reading = folder::list(folder.path()).unwrap();
         let (due, _) = folder::Folder::default().read(reading, Duration::from_hours(1), &at_once);
+        let (ready, go) = (AtomicBool::new(false), AtomicBool::new(false));
         let read = std::thread::scope(|scope| {
             scope.spawn(|| {
-                std::thread::sleep(Duration::from_micros(round * 100));
-                let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
-                for at in [0, LEN as u64 - 1] {
-                    std::os::unix::fs::FileExt::write_at(&file, &[2], at).unwrap();
+                ready.store(true, Ordering::SeqCst);
+                while !go.load(Ordering::SeqCst) {
+                    std::hint::spin_loop();
                 }
+                let began = Instant::now();
+                while began.elapsed() < Duration::from_micros(100 * round) {
+                    std::hint::spin_loop();
+                }
+                change(2);
             });
+            while !ready.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            go.store(true, Ordering::SeqCst);
             folder::read(folder.path(), &due[0]).unwrap()
         });
         match read {
             None => n_left += 1,
-            Some(bytes) => {
-                n_taken += 1;
-                assert!(bytes == vec![1; LEN], "a mixture was taken in round {round}");
-            }
+            Some(bytes) => assert!(bytes == whole, "a mixture was taken in round {round}"),
         }
     }
-    println!("{n_taken} were read before the change, {n_left} were left");
     assert!(n_left > 0, "no change came in time");
 }
 

@@ -33,9 +33,10 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 /// How long the poller sleeps at most.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
 
-/// What is due so soon is looked at now: a few large batches cost less than many small ones. Guess: nobody sees the difference,
-/// and 1,000 devices that have drifted apart come together again.
-const SOON: Duration = Duration::from_millis(100);
+/// What is due so soon is looked at now, in parts of the time between two looks and at most: a few large batches cost less than
+/// many small ones. Guess: nobody sees the difference, and 1,000 devices that have drifted apart come together again.
+const SOON_PART: u32 = 50;
+const SOON_MAX: Duration = Duration::from_secs(1);
 
 /// What a look needs to know.
 struct Due {
@@ -126,17 +127,25 @@ impl Fleet {
         (0, slow.min(N_SLOW))
     }
 
+    /// What is due within this time is looked at now.
+    fn soon(&self) -> Duration {
+        let settings = self.settings();
+        let most_often = settings.families.iter().map(|family| family.poll_every).min();
+        (most_often.unwrap_or_default() / SOON_PART).min(SOON_MAX)
+    }
+
     /// Puts all that are due in line, and says when the next is.
     fn line_up(&self, line: &mut Line) -> Instant {
         line.prompt.clear();
         line.slow.clear();
         let now = Instant::now();
+        let soon = now + self.soon();
         let mut next = now + MAX_SLEEP;
         for (key, entry) in &self.state().entries {
             if entry.looking || entry.held {
                 continue;
             }
-            if entry.next_look > now + SOON {
+            if entry.next_look > soon {
                 next = next.min(entry.next_look);
                 continue;
             }
@@ -150,7 +159,7 @@ impl Fleet {
     /// The devices to look at now: the first of the line, as many as there is room for.
     fn due(&self, line: &mut Line, n_prompt: usize, n_slow: usize) -> Vec<Due> {
         let settings = self.settings();
-        let now = Instant::now();
+        let soon = Instant::now() + self.soon();
         let mut state = self.state();
         let mut due = Vec::new();
         let (mut prompt, mut slow) = (n_prompt, n_slow);
@@ -165,7 +174,7 @@ impl Fleet {
             let Some(entry) = state.entries.get_mut(&key) else {
                 continue;
             };
-            if entry.looking || entry.held || entry.next_look > now + SOON {
+            if entry.looking || entry.held || entry.next_look > soon {
                 continue;
             }
             let Some(family) = settings.family(entry.row.id.family.as_str()) else {

@@ -69,6 +69,8 @@ struct Inner {
     wake: Notify,
     /// Some offers are to be worked out anew.
     offers_due: Notify,
+    /// Held while offers are worked out: what is not due any more is true only after that.
+    working_out: tokio::sync::Mutex<()>,
     /// Sources are to be started anew: other settings.
     resettle: Notify,
     /// A scan is wanted now; the answer goes there.
@@ -156,6 +158,7 @@ impl Fleet {
                 written: Notify::new(),
                 wake: Notify::new(),
                 offers_due: Notify::new(),
+                working_out: tokio::sync::Mutex::new(()),
                 resettle: Notify::new(),
                 scans,
                 scans_wanted: Mutex::new(Some(scans_wanted)),

@@ -50,11 +50,14 @@ impl Fleet {
 
     /// Every offer is true afterwards, as far as what is known now goes.
     pub(crate) async fn work_out_offers(&self) {
+        // Firmware that has just come may not have been noticed yet.
+        self.offers_are_due();
         self.refresh_offers().await;
     }
 
-    /// Works out the offers that are due.
+    /// Works out the offers that are due; all of them are true afterwards, also those that somebody else works out just now.
     pub(super) async fn refresh_offers(&self) {
+        let _working_out = self.inner.working_out.lock().await;
         let asked: Vec<Asked> = {
             let mut state = self.state();
             let due = state.entries.iter_mut().filter(|(_, entry)| entry.offer_due);

@@ -137,7 +137,7 @@ impl Fleet {
     }
 
     /// Takes over what a job of ours has done to a device: its record, its notes.
-    pub(super) async fn take_over_one(&self, id: &DeviceId) {
+    pub(crate) async fn take_over_one(&self, id: &DeviceId) {
         let _writing = self.inner.writing.lock().await;
         match self.inner.store.fleet_row(id).await {
             Ok(row) => self.take_rows(row.into_iter().collect()),
@@ -195,7 +195,7 @@ impl Fleet {
     }
 
     /// Writes everything that waits. Says whether that went well; what could not be written waits on.
-    pub(super) async fn flush(&self) -> bool {
+    pub(crate) async fn flush(&self) -> bool {
         let _writing = self.inner.writing.lock().await;
         let waiting = self.state().outbox.take();
         if waiting.is_empty() {

@@ -45,7 +45,10 @@ pub enum RolloutError {
 
 impl RolloutError {
     pub(super) fn store(error: &dyn std::error::Error) -> Self {
-        Self::Store(model::chain::chain(error))
+        let text = model::chain::chain(error);
+        // Whoever asked is only told that it is so: which file it was is for whoever owns the server.
+        tracing::error!(error = text, "the store could not be used for rollouts");
+        Self::Store(text)
     }
 
     pub(super) fn invalid(text: impl Into<String>, next_step: impl Into<String>) -> Self {

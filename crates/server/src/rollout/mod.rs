@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use engine::{Engine, Stop};
 use model::fleet::{Command, Event, Fleet as Model, MemberState};
-use model::id::{DeviceId, RolloutId, Sha256};
+use model::id::{DeviceId, JobId, RolloutId, Sha256};
 use model::image::Image;
 use model::plan::{AtOnce, MaxFailures, Rules};
 use model::time::Now;
@@ -98,6 +98,8 @@ struct Inner {
     /// What is decided and stored goes to the runner.
     commands: mpsc::UnboundedSender<Command>,
     commands_wanted: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
+    /// What has happened and could not be decided on, because that could not be stored.
+    undecided: Mutex<Vec<Event>>,
     /// Images of running jobs.
     images: tokio::sync::Mutex<HashMap<Sha256, Image>>,
     /// Progress, which nobody stores.
@@ -108,6 +110,8 @@ struct State {
     model: Model,
     about: BTreeMap<RolloutId, About>,
     running: HashMap<(RolloutId, DeviceId), Running>,
+    /// The last job of each device, of open rollouts and since the start of the program.
+    last_jobs: BTreeMap<(RolloutId, DeviceId), JobId>,
     /// Bytes that were acknowledged in all running pushes, counted on.
     acked_bytes: u64,
     /// Why the last decision could not be stored; none after one that could.
@@ -204,9 +208,7 @@ impl Rollouts {
         }
         let stored = self.store_changes(&mut model, now.wall_ms).await;
         if let Err(error) = stored {
-            let text = model::chain::chain(&error);
-            tracing::error!(error = text, "a decision about rollouts could not be stored");
-            self.state().not_stored = Some(text);
+            self.state().not_stored = Some(model::chain::chain(&error));
             return Err(RolloutError::store(&error));
         }
         let news = {
@@ -223,6 +225,21 @@ impl Rollouts {
             self.inner.fleet.note(kind, device.as_ref(), detail);
         }
         Ok(())
+    }
+
+    /// Leaves it to the runner to decide on these events, as soon as that can be stored.
+    fn later(&self, events: Vec<Event>) {
+        self.undecided().extend(events);
+        let at = self.inner.engine.clock().now();
+        // Without a runner the next start carries on from the store.
+        let _ = self.inner.commands.send(Command::Wake { at });
+    }
+
+    fn undecided(&self) -> MutexGuard<'_, Vec<Event>> {
+        self.inner
+            .undecided
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn store_changes(&self, model: &mut Model, wall_ms: i64) -> Result<(), store::RolloutError> {
@@ -306,6 +323,7 @@ fn news(before: &Model, state: &mut State, wall_ms: i64) -> Vec<News> {
                     kind: "job.finished",
                     device: Some(member.device.clone()),
                     detail: json!({ "rollout": id.0, "device": member.device.key(), "name": member.name,
+                                    "job": state.last_jobs.get(&(id, member.device.clone())).map(|job| job.0),
                                     "state": ended.name(), "reason": reason, "text": text }),
                 });
             }
@@ -338,6 +356,7 @@ fn news(before: &Model, state: &mut State, wall_ms: i64) -> Vec<News> {
         // Whoever asks for it gets it from the store from now on.
         state.model.remove(id);
         state.about.remove(&id);
+        state.last_jobs.retain(|(of, _), _| *of != id);
     }
     news
 }

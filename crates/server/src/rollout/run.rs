@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::job::{Assignment, Done, Live};
-use super::{Rollouts, Running};
+use super::{Rollouts, Running, State};
 use crate::views::EventView;
 
 /// How often throughput is measured (DESIGN.md, `at_once: auto`).
@@ -57,6 +57,12 @@ impl Rollouts {
         let mut compare = tokio::time::interval(COMPARE_EVERY);
         compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let undecided = std::mem::take(&mut *self.undecided());
+            if !undecided.is_empty() {
+                waiting.extend(undecided);
+                // Devices may have come and gone since.
+                waiting.extend(self.standings());
+            }
             if !waiting.is_empty() {
                 let events = std::mem::take(&mut waiting);
                 if self.take(events.clone()).await.is_err() {
@@ -337,13 +343,20 @@ impl Rollouts {
     /// Tells how far a job is.
     pub(super) fn report(&self, id: RolloutId, device: &DeviceId, report: &Report<'_>) {
         let mut state = self.state();
-        let Some(running) = state.running.get_mut(&(id, device.clone())) else {
+        let State {
+            running,
+            last_jobs,
+            acked_bytes: all_acked_bytes,
+            ..
+        } = &mut *state;
+        let Some(running) = running.get_mut(&(id, device.clone())) else {
             return;
         };
         let mut gained = 0;
         match report {
             Report::Begun(job) => {
                 running.live.job = Some(*job);
+                last_jobs.insert((id, device.clone()), *job);
                 let detail = json!({ "rollout": id.0, "job": job.0, "device": device.key() });
                 self.inner.fleet.note("job.started", Some(device), detail);
             }
@@ -365,9 +378,10 @@ impl Rollouts {
             Report::TooLate => return,
         }
         let live = running.live.clone();
-        state.acked_bytes += gained;
+        *all_acked_bytes += gained;
         drop(state);
-        if self.inner.live.receiver_count() == 0 {
+        // Its end is told by the rollout.
+        if self.inner.live.receiver_count() == 0 || live.state == "finished" {
             return;
         }
         // Nobody listens any more: then nobody misses it.

@@ -172,7 +172,8 @@ impl Rollouts {
 
     /// One rollout.
     pub async fn show(&self, id: RolloutId) -> Result<RolloutView, RolloutError> {
-        if let Some(view) = self.show_open(id) {
+        let tries = self.jobs_of_rollout(id).await?;
+        if let Some(view) = self.show_open(id, &tries) {
             return Ok(view);
         }
         let whole = self.inner.store.rollout(id).await;
@@ -184,7 +185,6 @@ impl Rollouts {
             tracing::error!(rollout = %id, error = model::chain::chain(&*error), "a rollout cannot be read");
             not_found(id)
         })?;
-        let tries = self.jobs_of_rollout(id).await?;
         Ok(self.view(id, &about, &rollout, &tries))
     }
 
@@ -204,12 +204,12 @@ impl Rollouts {
         Ok(last)
     }
 
-    fn show_open(&self, id: RolloutId) -> Option<RolloutView> {
+    fn show_open(&self, id: RolloutId, jobs: &BTreeMap<DeviceId, JobId>) -> Option<RolloutView> {
         let (about, rollout) = {
             let state = self.state();
             (state.about.get(&id)?.clone(), state.model.rollout(id)?.clone())
         };
-        Some(self.view(id, &about, &rollout, &BTreeMap::new()))
+        Some(self.view(id, &about, &rollout, jobs))
     }
 
     fn view(
@@ -239,7 +239,7 @@ impl Rollouts {
                         Ended::Skipped(reason) | Ended::MissedWindow(reason) => {
                             Some(reason.next_step.clone())
                         }
-                        Ended::Cancelled => None,
+                        Ended::Cancelled => Some("Update it again when you like.".to_owned()),
                     };
                     (reason, text, next_step)
                 }

@@ -33,6 +33,10 @@ impl Rollouts {
                 "Choose a shorter one.",
             ));
         }
+        // What is known of devices is written behind, and a rollout may only name those that the store knows.
+        if !self.inner.fleet.flush().await {
+            return Err(RolloutError::Store("the devices are not stored yet".to_owned()));
+        }
         let plan = self.plan_of(wanted).await?;
         if plan.members.is_empty() {
             let why = match plan.left_out.as_slice() {
@@ -83,7 +87,10 @@ impl Rollouts {
         self.state().about.insert(id, about);
         let mut events = vec![Event::Add(id, plan)];
         events.extend(self.standings_of(&rollout));
-        self.take(events).await?;
+        if self.take(events.clone()).await.is_err() {
+            // It is kept, so it happens: it begins as soon as something can be stored again, or with the next start.
+            self.later(events);
+        }
         self.show(id).await
     }
 

@@ -191,14 +191,20 @@ impl Rollouts {
         Ok(match (named, wanted.kind) {
             (Some(digest), _) => Ok(digest),
             (None, RolloutKind::Update) => newest(known, wanted.force),
-            (None, RolloutKind::Rollback) => self.image_before(known).await?.ok_or_else(|| {
-                Reason::new(
-                    "no-way-back",
-                    "The image that it ran before is not kept here.",
-                    "Name the image: --to VERSION. A running image is registered with: \
+            (None, RolloutKind::Rollback) => {
+                self.images_before(known)
+                    .await?
+                    .into_iter()
+                    .next()
+                    .ok_or_else(|| {
+                        Reason::new(
+                            "no-way-back",
+                            "The image that it ran before is not kept here.",
+                            "Name the image: --to VERSION. A running image is registered with: \
                      reflash firmware add FILE --running-on DEVICE.",
-                )
-            }),
+                        )
+                    })
+            }
         })
     }
 
@@ -245,7 +251,11 @@ impl Rollouts {
                 "Leave it out, or name an image that fits it.",
             )));
         }
-        if held.state != FirmwareState::Approved {
+        // Its owner asks for what has run on this very device: that needs no other word.
+        let is_own = wanted.kind == RolloutKind::Rollback
+            && held.state == FirmwareState::Waiting
+            && self.images_before(known).await?.contains(&digest);
+        if held.state != FirmwareState::Approved && !is_own {
             return Ok(Err(Reason::new(
                 "not-approved",
                 format!("{} is not approved: {}.", held.name, held.state.name()),
@@ -381,24 +391,20 @@ impl Rollouts {
         })
     }
 
-    /// What the device ran before what it runs now, as far as that image is kept.
-    async fn image_before(&self, known: &Known) -> Result<Option<Sha256>, RolloutError> {
+    /// What the device ran before what it runs now, the last first, as far as those images are kept.
+    async fn images_before(&self, known: &Known) -> Result<Vec<Sha256>, RolloutError> {
         let now = known.installed.as_ref().and_then(|installed| installed.digest);
-        let kept =
-            |digest: &Sha256| Some(*digest) != now && self.inner.repository.inspected(digest).is_some();
         let recorded = self.inner.store.installed_before(&known.id).await;
-        if let Some(digest) = recorded
-            .map_err(|error| RolloutError::store(&error))?
-            .filter(kept)
-        {
-            return Ok(Some(digest));
+        let recorded = recorded.map_err(|error| RolloutError::store(&error))?;
+        let proven = self.jobs_back(&known.id).await?.into_iter().filter(succeeded);
+        let mut before: Vec<Sha256> = Vec::new();
+        for digest in recorded.into_iter().chain(proven.map(|job| job.image)) {
+            let is_kept = self.inner.repository.inspected(&digest).is_some();
+            if is_kept && Some(digest) != now && !before.contains(&digest) {
+                before.push(digest);
+            }
         }
-        let jobs = self.jobs_back(&known.id).await?;
-        Ok(jobs
-            .into_iter()
-            .filter(succeeded)
-            .map(|job| job.image)
-            .find(|digest| kept(digest)))
+        Ok(before)
     }
 
     /// How fast its last good push was, bytes per second; none where there was none.

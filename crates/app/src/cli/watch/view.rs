@@ -183,6 +183,10 @@ impl View {
             return heard;
         }
         let is_progress = event.kind == "job.progress";
+        if is_progress && detail.state.as_deref() == Some("finished") {
+            // How, is told next.
+            return heard;
+        }
         member.job = detail.job.or(member.job);
         member.percent = detail.percent.map(whole_percent);
         let known = std::mem::take(&mut member.state);
@@ -356,6 +360,7 @@ mod tests {
         assert_eq!((heard.lines, heard.reread), (vec![], Reread::No));
         view.event(&job("rebooting", 4));
         assert_eq!(view.rollout.members[0].percent, None);
+        assert_eq!(view.event(&progress("finished", Some(4), None)).lines, [""; 0]);
     }
 
     #[test]

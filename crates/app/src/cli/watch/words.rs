@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use server::views::{JobDetailView, RolloutView};
+use server::views::{JobDetailView, MemberView, RolloutView};
 
 use crate::cli::show::{counted, fact_in, safe, sentence};
-use crate::cli::standing::{Kind, devices_by_state, evidence_cells, is_over, kind_of, state_words, title};
+use crate::cli::standing::{
+    Kind, devices_by_state, evidence_cells, is_over, kind_of, names, state_words, title,
+};
 use crate::cli::table::{Table, WIDTH};
 
 /// The table of the evidence, a next step for each device that did not succeed, and the end of it all.
@@ -38,36 +40,44 @@ pub(super) fn ended(rollout: &RolloutView, jobs: &BTreeMap<String, JobDetailView
         }
         text += &table.in_width(Some(WIDTH));
     }
-    for member in &ended {
-        let is_bad = kind_of(&member.state) == Kind::Bad;
-        let next_step = member
-            .next_step
-            .as_deref()
-            .filter(|next_step| !next_step.is_empty());
-        if !is_bad && next_step.is_none() {
-            continue;
-        }
-        text.push('\n');
-        text += &sentence(&member.name);
-        if let Some(what) = &member.text {
-            text += &fact_in(2, "what", &safe(what));
-        }
-        let usual;
-        let next_step = match (next_step, member.job) {
-            (Some(next_step), _) => next_step,
-            (None, Some(job)) => {
-                usual = format!("See what happened: reflash job show {job}.");
-                &usual
-            }
-            (None, None) => {
-                usual = format!("See how it is: reflash device show {}.", member.device);
-                &usual
-            }
-        };
-        text += &fact_in(2, "next", &safe(next_step));
-    }
+    text += &troubles(&ended);
     text.push('\n');
     text + &conclusion(rollout)
+}
+
+/// What to do about devices that did not succeed, or may not have; those with the same trouble together.
+fn troubles(ended: &[&MemberView]) -> String {
+    let mut groups: Vec<(Option<&str>, String, Vec<&str>)> = Vec::new();
+    for member in ended {
+        let told = member.next_step.as_deref();
+        let told = told.filter(|next_step| !next_step.is_empty());
+        if kind_of(&member.state) != Kind::Bad && told.is_none() {
+            continue;
+        }
+        let next_step = match (told, member.job) {
+            (Some(next_step), _) => next_step.to_owned(),
+            (None, Some(job)) => format!("See what happened: reflash job show {job}."),
+            (None, None) => format!("See how it is: reflash device show {}.", member.device),
+        };
+        let what = member.text.as_deref();
+        match groups
+            .iter_mut()
+            .find(|(known, step, _)| *known == what && *step == next_step)
+        {
+            Some((_, _, names)) => names.push(&member.name),
+            None => groups.push((what, next_step, vec![&member.name])),
+        }
+    }
+    let mut text = String::new();
+    for (what, next_step, who) in groups {
+        text.push('\n');
+        text += &sentence(&names(&who));
+        if let Some(what) = what {
+            text += &fact_in(2, "what", &safe(what));
+        }
+        text += &fact_in(2, "next", &safe(&next_step));
+    }
+    text
 }
 
 /// What came of all of it, and what to do where it is held.
