@@ -9,6 +9,7 @@
 //!
 //! What holds at every moment, whatever happens in whatever order:
 //! - a device has one job at most, over all rollouts; a rollout has [`Course::n_at_once`] at most, a group what the rules say;
+//! - nothing begins outside the window of a rollout that has one, as [`Event::Window`] tells of it;
 //! - nothing begins in a rollout that is not running, and nothing at all until each job of an earlier process is settled;
 //! - no other member begins before all canaries have succeeded;
 //! - every member ends, and with it every rollout that nobody holds up.
@@ -58,7 +59,18 @@ pub struct Rollout {
     plan: Arc<Plan>,
     course: Course,
     members: Vec<Standing>,
+    /// Its window as was last told; closed until then.
+    opening: Opening,
     derived: Derived,
+}
+
+/// The window of a rollout, as it was last told. It is not stored: whoever restores a fleet tells it anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// Until when it is open; none, or what is past: it is closed.
+    pub until: Option<Now>,
+    /// When it opens next, where that is known.
+    pub next: Option<Now>,
 }
 
 /// How far a rollout is, without its members.
@@ -82,6 +94,9 @@ pub struct Course {
     /// The most bytes per second that were seen before [`Course::n_at_once`] was doubled last.
     #[serde(default)]
     pub rate_before: u64,
+    /// Whether its window was open since it began, so that jobs may have begun.
+    #[serde(default)]
+    pub has_opened: bool,
 }
 
 /// How a member of a rollout stands.
@@ -112,7 +127,7 @@ pub struct Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// Its time has not come.
+    /// Its window has not opened yet.
     Scheduled,
     /// Jobs begin as the rules let.
     Running,
@@ -182,7 +197,7 @@ pub enum Ended {
     Skipped(Reason),
     /// Its owner took it, or the whole rollout, off before its turn.
     Cancelled,
-    /// It did not answer until the deadline.
+    /// Its turn did not come before the deadline: it did not answer, or the window closed.
     MissedWindow(Reason),
 }
 
@@ -249,6 +264,16 @@ pub enum Event {
         device: DeviceId,
         /// Why.
         reason: Reason,
+    },
+    /// How the window of a rollout stands. Told after each change, and after a restart before [`Event::Recovered`]; until then
+    /// it is closed.
+    Window {
+        /// The rollout.
+        id: RolloutId,
+        /// Until when it is open; none: it is closed.
+        open_until: Option<Now>,
+        /// When it opens next, where that is known.
+        next: Option<Now>,
     },
     /// A job has ended, and its end is in the journal.
     Ended {
@@ -397,15 +422,21 @@ impl Rollout {
         Self {
             members: members.collect(),
             course: Course {
-                state: State::Running,
+                state: if plan.rules.window.is_some() {
+                    State::Scheduled
+                } else {
+                    State::Running
+                },
                 cause: None,
                 wave: 0,
                 n_at_once: plan.rules.at_once.at_first(),
                 forgiven: 0,
                 idle_since: None,
                 rate_before: 0,
+                has_opened: false,
             },
             plan: Arc::new(plan),
+            opening: Opening::default(),
             derived: Derived::default(),
         }
     }
@@ -417,6 +448,7 @@ impl Rollout {
                 plan: Arc::new(plan),
                 course,
                 members,
+                opening: Opening::default(),
                 derived: Derived::default(),
             })
         } else {
@@ -463,6 +495,46 @@ impl Rollout {
             Some((_, standing)) if self.is_canary(standing) => self.plan.rules.canary_soak,
             _ => self.plan.rules.soak,
         }
+    }
+
+    /// Its window, as was last told.
+    pub fn opening(&self) -> Opening {
+        self.opening
+    }
+
+    /// Whether jobs may begin by its window; always, where it has none.
+    pub fn is_open(&self, now: Now) -> bool {
+        self.plan.rules.window.is_none() || self.opening.until.is_some_and(|until| now.boot < until.boot)
+    }
+
+    /// Whether the job of the member at this place of the plan, begun now, would have ended when the window closes.
+    pub(crate) fn fits(&self, place: usize, now: Now) -> bool {
+        if self.plan.rules.window.is_none() {
+            return true;
+        }
+        let Some((member, standing)) = self.plan.members.get(place).zip(self.members.get(place)) else {
+            return false;
+        };
+        let soak = if self.is_canary(standing) {
+            self.plan.rules.canary_soak
+        } else {
+            self.plan.rules.soak
+        };
+        let needed = member.estimate.saturating_add(soak);
+        let left = self
+            .opening
+            .until
+            .and_then(|until| until.boot.checked_sub(now.boot));
+        left.is_some_and(|left| !left.is_zero() && needed <= left)
+    }
+
+    /// Whether the member at this place of the plan waits for nothing but the window: it is closed, or closes too soon.
+    pub fn waits_for_window(&self, place: usize, now: Now) -> bool {
+        let is_queued = self
+            .members
+            .get(place)
+            .is_some_and(|standing| standing.online && standing.state == MemberState::Queued);
+        is_queued && matches!(self.state(), State::Scheduled | State::Running) && !self.fits(place, now)
     }
 
     /// Whether a member goes before the others.

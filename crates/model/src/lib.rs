@@ -24,3 +24,4 @@ pub mod release;
 pub mod sighting;
 pub mod time;
 pub mod version;
+pub mod window;

@@ -4,7 +4,7 @@
 //! A rollback is a plan like any other, with older images.
 
 mod arrange;
-mod sentences;
+pub(crate) mod sentences;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +17,7 @@ use crate::family::Method;
 use crate::id::{DeviceId, RolloutId, Sha256};
 use crate::inventory;
 use crate::precheck::Permits;
+use crate::window::Window;
 
 pub use arrange::plan;
 
@@ -153,6 +154,8 @@ pub struct Rules {
     pub max_failures: MaxFailures,
     /// Devices that do not answer are waited for until then, milliseconds since 1970; none: they are left out.
     pub when_back_until_ms: Option<i64>,
+    /// Updates begin only while this window is open, and only where they fit in before it closes; none: at any time.
+    pub window: Option<Window>,
     /// How many jobs a device gets at most.
     pub max_tries: u8,
     /// How many pushes a device gets at most, over all of its jobs.
@@ -178,6 +181,7 @@ impl Default for Rules {
             groups: BTreeMap::new(),
             max_failures: MaxFailures::Count(2),
             when_back_until_ms: None,
+            window: None,
             max_tries: 3,
             max_pushes: 2,
             retry_after: Duration::from_secs(30),

@@ -502,9 +502,9 @@ fn url_of(listeners: &[api::Listener], config: &Config) -> Option<String> {
     Some(format!("{scheme}://{address}"))
 }
 
-/// Carries out rollouts; what they need is let go of when they have ended, however that was.
+/// Carries out rollouts, and begins those of schedules; what they need is let go of when they have ended, however that was.
 async fn roll_out(rollouts: Rollouts, cancel: CancellationToken, support: DropGuard) {
-    rollouts.run(cancel).await;
+    tokio::join!(rollouts.run(cancel.clone()), rollouts.keep_schedules(cancel));
     drop(support);
 }
 

@@ -168,6 +168,8 @@ pub(crate) fn rollout_policy(config: &Config) -> Policy {
             .iter()
             .map(|(name, group)| (name.clone(), group.at_once))
             .collect(),
+        windows: crate::rollout::windows(&config.windows),
+        schedules: config.schedules.clone(),
     }
 }
 

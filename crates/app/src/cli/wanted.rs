@@ -60,6 +60,9 @@ pub(super) struct Rules {
     /// For how long devices that are offline may come back and are updated then, such as 12h; otherwise they are left out.
     #[arg(long, value_name = "D", value_parser = span)]
     when_back: Option<Duration>,
+    /// Begin only while this window of the configuration is open.
+    #[arg(long, value_name = "NAME")]
+    window: Option<String>,
 }
 
 fn at_once(text: &str) -> Result<String, String> {
@@ -130,6 +133,7 @@ impl Rules {
         wanted.soak_s = self.soak.map(whole_seconds);
         wanted.canary_soak_s = self.canary_soak.map(whole_seconds);
         wanted.when_back_s = self.when_back.map(whole_seconds);
+        wanted.window.clone_from(&self.window);
     }
 }
 

@@ -287,7 +287,7 @@ async fn each_command_about_rollouts_asks_for_just_what_it_says() {
         .into_iter()
         .chain(
             "A0:B1:C2:D3:E4:F6 --exclude ventilation --tag up --tag down --firmware 2.0.0 --force --canary 2 \
-            --at-once 8 --max-failures 5% --soak 1.5s --canary-soak 10m --when-back 7d --allow downgrade --yes"
+            --at-once 8 --max-failures 5% --soak 1.5s --canary-soak 10m --when-back 7d --window night --allow downgrade --yes"
                 .split_whitespace(),
         )
         .collect();
@@ -300,7 +300,7 @@ async fn each_command_about_rollouts_asks_for_just_what_it_says() {
                     "devices": ["a0b1c2d3e4f5", "a0b1c2d3e4f6"], "exclude": ["komfovent--192-168-1-60"],
                     "tags": ["up", "down"], "kind": "update", "firmware": "2.0.0", "force": true, "yes": true,
                     "allow": ["downgrade"], "canary": 2, "at_once": "8", "max_failures": "5%", "soak_s": 2,
-                    "canary_soak_s": 600, "when_back_s": 604_800,
+                    "canary_soak_s": 600, "when_back_s": 604_800, "window": "night",
                 }),
             )],
         ),

@@ -33,6 +33,11 @@ pub(crate) fn rehearse(plan: &Plan) -> Duration {
         id,
         Plan {
             members,
+            // A window says when it begins, and not how long it takes.
+            rules: crate::plan::Rules {
+                window: None,
+                ..plan.rules.clone()
+            },
             ..plan.clone()
         },
     );

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::counts::is_worth_another_try;
-use super::{Changes, Command, Ended, Event, Fleet, MemberState, Rollout, State};
+use super::{Changes, Command, Ended, Event, Fleet, MemberState, Opening, Rollout, State};
 use crate::family;
 use crate::id::{DeviceId, RolloutId};
 use crate::outcome::{Ending, Outcome};
@@ -102,6 +102,11 @@ impl Fleet {
             Event::Exclude { device, reason } => {
                 for (id, idx) in self.members_of.get(&device).cloned().unwrap_or_default() {
                     self.leave(id, idx, Ended::Skipped(reason.clone()));
+                }
+            }
+            Event::Window { id, open_until, next } => {
+                if let Some(rollout) = self.rollouts.get_mut(&id) {
+                    rollout.hear_of_window(open_until, next, now);
                 }
             }
             Event::Ended {
@@ -417,14 +422,23 @@ impl Fleet {
     }
 
     /// Ends members that do not answer: at the deadline, or, where there is none, a while after everybody else has ended.
+    /// With a window, the deadline ends all whose turn has not come.
     fn give_up_on_absent(&mut self, id: RolloutId, now: Now) {
         let Some(rollout) = self.rollouts.get_mut(&id) else {
             return;
         };
         let nobody_else = rollout.derived.n_open > 0 && rollout.n_holding_up_to(u32::MAX) == 0;
+        let window = rollout.plan.rules.window.as_ref();
+        let missed = |online: bool| match window.filter(|_| online) {
+            Some(window) => Ended::MissedWindow(missed_window(&window.name)),
+            None => Ended::MissedWindow(missed_deadline()),
+        };
+        let (of_absent, of_present) = (missed(false), window.map(|_| missed(true)));
+        let mut of_present = of_present.filter(|_| rollout.derived.n_open > rollout.derived.n_running);
         let ended = match rollout.plan.rules.when_back_until_ms {
-            Some(deadline_ms) => (now.wall_ms >= deadline_ms).then(|| Ended::MissedWindow(missed_deadline())),
+            Some(deadline_ms) => (now.wall_ms >= deadline_ms).then_some(of_absent),
             None if nobody_else && rollout.state() == State::Running => {
+                of_present = None;
                 let since = rollout.course.idle_since.unwrap_or(now);
                 rollout.steer(|course| course.idle_since = Some(since));
                 (now.since(since) >= PATIENCE).then(|| Ended::Skipped(stopped_answering()))
@@ -434,19 +448,22 @@ impl Fleet {
                 None
             }
         };
-        let Some(ended) = ended.filter(|_| rollout.derived.n_away > 0) else {
+        let Some(ended) = ended.filter(|_| rollout.derived.n_away > 0 || of_present.is_some()) else {
             return;
         };
-        let absent: Vec<u32> = (0..)
-            .zip(&rollout.members)
-            .filter(|(_, standing)| {
-                !standing.online
-                    && matches!(standing.state, MemberState::Queued | MemberState::Waiting { .. })
-            })
-            .map(|(idx, _)| idx)
-            .collect();
-        for idx in absent {
-            self.put(id, idx, MemberState::Ended(ended.clone()));
+        let mut missed: Vec<(u32, Ended)> = Vec::new();
+        for (idx, standing) in (0..).zip(&rollout.members) {
+            if matches!(standing.state, MemberState::Queued | MemberState::Waiting { .. }) {
+                let ended = if standing.online {
+                    of_present.as_ref()
+                } else {
+                    Some(&ended)
+                };
+                missed.extend(ended.map(|ended| (idx, ended.clone())));
+            }
+        }
+        for (idx, ended) in missed {
+            self.put(id, idx, MemberState::Ended(ended));
         }
     }
 
@@ -497,7 +514,7 @@ impl Fleet {
     }
 
     fn begin_what_may(&mut self, id: RolloutId, now: Now, commands: &mut Vec<Command>) {
-        while let Some(idx) = self.next_to_begin(id) {
+        while let Some(idx) = self.next_to_begin(id, now) {
             self.put(id, idx, MemberState::Running { since: now });
             let Some(rollout) = self.rollouts.get(&id) else {
                 return;
@@ -521,19 +538,25 @@ impl Fleet {
         }
     }
 
-    /// The first member that may begin now: of the lowest wave, and of that the first in the plan.
-    fn next_to_begin(&self, id: RolloutId) -> Option<u32> {
+    /// The first member that may begin now: of the lowest wave, and of that the first in the plan. One that would not have
+    /// ended when the window closes holds up nobody.
+    fn next_to_begin(&self, id: RolloutId, now: Now) -> Option<u32> {
         let rollout = self.rollouts.get(&id)?;
         let sums = &rollout.derived;
-        if rollout.state() != State::Running || sums.n_running >= rollout.course.n_at_once {
+        let may_begin = rollout.state() == State::Running && rollout.is_open(now);
+        if !may_begin || sums.n_running >= rollout.course.n_at_once {
             return None;
         }
         sums.ready
             .iter()
             .filter_map(|(group, ready)| {
-                let first = *ready.first()?;
+                let mut in_turn = ready.iter().take_while(|(wave, _)| *wave <= rollout.course.wave);
+                let first = in_turn.find(|(_, idx)| {
+                    let place = usize::try_from(*idx);
+                    place.is_ok_and(|place| rollout.fits(place, now))
+                })?;
                 let has_place = group.as_ref().is_none_or(|group| self.has_place(group, rollout));
-                (first.0 <= rollout.course.wave && has_place).then_some(first)
+                has_place.then_some(*first)
             })
             .min()
             .map(|(_, idx)| idx)
@@ -555,6 +578,16 @@ impl Fleet {
     fn next_moment(&self, now: Now) -> Option<Now> {
         let moments = self.rollouts.values().flat_map(|rollout| {
             let sums = &rollout.derived;
+            let waits_for_window = rollout.plan.rules.window.is_some() && sums.n_open > sums.n_running;
+            let turn = if rollout.is_open(now) {
+                rollout.opening.until
+            } else {
+                rollout.opening.next
+            };
+            // A moment that has passed is no reason to come back: whoever knows the calendar tells the next.
+            let turn = turn
+                .filter(|turn| waits_for_window && turn.boot > now.boot)
+                .map(|turn| turn.boot.saturating_sub(now.boot));
             let retry = sums
                 .waits
                 .first()
@@ -563,7 +596,7 @@ impl Fleet {
                 .plan
                 .rules
                 .when_back_until_ms
-                .filter(|_| sums.n_away > 0)
+                .filter(|_| sums.n_away > 0 || waits_for_window)
                 .map(|deadline_ms| {
                     Duration::from_millis(u64::try_from(deadline_ms - now.wall_ms).unwrap_or(0))
                 });
@@ -572,7 +605,7 @@ impl Fleet {
                 .idle_since
                 .filter(|_| sums.n_open > 0)
                 .map(|since| PATIENCE.saturating_sub(now.since(since)));
-            [retry, deadline, patience]
+            [turn, retry, deadline, patience]
         });
         moments.flatten().min().map(|left| now.later(left))
     }
@@ -581,7 +614,12 @@ impl Fleet {
 impl Rollout {
     fn resume(&mut self) {
         match self.state() {
-            State::Scheduled | State::Paused => self.steer(|course| course.state = State::Running),
+            State::Paused => {
+                let waits = self.plan.rules.window.is_some() && !self.course.has_opened;
+                self.steer(|course| {
+                    course.state = if waits { State::Scheduled } else { State::Running };
+                });
+            }
             State::Halted => {
                 let failed: Vec<u32> = (0..)
                     .zip(&self.members)
@@ -598,8 +636,22 @@ impl Rollout {
                     course.forgiven = forgiven;
                 });
             }
-            State::Running | State::Finished | State::Aborted => {}
+            State::Scheduled | State::Running | State::Finished | State::Aborted => {}
         }
+    }
+
+    /// Its window opens, closes, or was moved.
+    fn hear_of_window(&mut self, until: Option<Now>, next: Option<Now>, now: Now) {
+        self.opening = Opening { until, next };
+        if self.plan.rules.window.is_none() || !self.is_open(now) {
+            return;
+        }
+        self.steer(|course| {
+            course.has_opened = true;
+            if course.state == State::Scheduled {
+                course.state = State::Running;
+            }
+        });
     }
 
     /// The pause before another try; none where there is to be no other.
@@ -726,6 +778,14 @@ fn missed_deadline() -> Reason {
         "missed-window",
         "It did not answer until the deadline of the rollout, so nothing was sent to it.",
         "Update it when it is back, or give it more time with --when-back.",
+    )
+}
+
+fn missed_window(name: &str) -> Reason {
+    Reason::new(
+        "missed-window",
+        format!("Its turn did not come in the window {name} before the deadline of the rollout."),
+        "It comes with the next rollout; a longer window, or more devices at once, makes room for more.",
     )
 }
 

@@ -1,4 +1,5 @@
 mod simulation;
+mod windows;
 
 use super::*;
 use crate::id::{FamilyId, Sha256};

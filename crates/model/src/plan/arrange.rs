@@ -17,6 +17,7 @@ const WEAK_SIGNAL_DBM: i32 = -80;
 
 /// Decides for each device whether it is updated, and when. A device that is given twice counts once.
 pub fn plan(facts: &[Facts], rules: Rules) -> Plan {
+    let n_facts = facts.len();
     let mut seen = BTreeSet::new();
     let mut left_out = Vec::new();
     let mut candidates = Vec::new();
@@ -24,7 +25,7 @@ pub fn plan(facts: &[Facts], rules: Rules) -> Plan {
         if !seen.insert(&facts.device) {
             continue;
         }
-        match judge(facts, &rules) {
+        match judge(facts, &rules, n_facts) {
             Ok(choice) => candidates.push((facts, choice)),
             Err(reason) => left_out.push(LeftOut {
                 device: facts.device.clone(),
@@ -63,7 +64,7 @@ fn is_online(facts: &Facts) -> bool {
 }
 
 /// Whether a device is updated; the first reason against it counts.
-fn judge<'a>(facts: &'a Facts, rules: &Rules) -> Result<&'a Choice, Reason> {
+fn judge<'a>(facts: &'a Facts, rules: &Rules, n_facts: usize) -> Result<&'a Choice, Reason> {
     if facts.excluded {
         return Err(Reason::new(
             "excluded",
@@ -96,6 +97,9 @@ fn judge<'a>(facts: &'a Facts, rules: &Rules) -> Result<&'a Choice, Reason> {
         ));
     }
     let choice = facts.choice.as_ref().map_err(Clone::clone)?;
+    if let Some(reason) = too_long_for_its_window(choice, rules, n_facts) {
+        return Err(reason);
+    }
     if is_online(facts) || rules.when_back_until_ms.is_some() {
         return Ok(choice);
     }
@@ -109,6 +113,30 @@ fn judge<'a>(facts: &'a Facts, rules: &Rules) -> Result<&'a Choice, Reason> {
         State::Unknown => Reason::new("offline", "It was never reached.", next_step),
         State::Offline | State::Online => Reason::new("offline", "It does not answer.", next_step),
     })
+}
+
+/// Why an update would never begin, if it fits into no opening of its window: whoever may go first soaks as a canary.
+fn too_long_for_its_window(choice: &Choice, rules: &Rules, n_facts: usize) -> Option<Reason> {
+    let window = rules.window.as_ref()?;
+    let soak = if rules.canary > 0 && n_facts > 1 {
+        rules.soak.max(rules.canary_soak)
+    } else {
+        rules.soak
+    };
+    let needed = choice.estimate.saturating_add(soak);
+    if needed <= window.duration {
+        return None;
+    }
+    Some(Reason::new(
+        "window-too-short",
+        format!(
+            "Its update takes about {} with the time that it is watched, and the window {} is open for {}.",
+            super::sentences::about(needed),
+            window.name,
+            super::sentences::about(window.duration)
+        ),
+        "Choose a longer window, or a shorter --soak and --canary-soak.",
+    ))
 }
 
 /// The wave of each candidate, in their order.

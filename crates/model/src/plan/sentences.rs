@@ -25,6 +25,7 @@ pub(super) fn of(plan: &Plan) -> Vec<String> {
         }
     }
     if !plan.members.is_empty() {
+        said.extend(window(plan));
         said.extend(soak(plan));
         said.extend(time(plan));
     }
@@ -169,6 +170,15 @@ fn halt(plan: &Plan) -> String {
     }
 }
 
+fn window(plan: &Plan) -> Option<String> {
+    let window = plan.rules.window.as_ref()?;
+    Some(format!(
+        "Nothing begins outside the window {}, which opens at {}; what would not have ended when it closes waits for the next.",
+        window.name,
+        window.words()
+    ))
+}
+
 fn soak(plan: &Plan) -> Option<String> {
     let time = duration(plan.rules.soak)?;
     Some(match (plan.members.len(), plan.n_canaries) {
@@ -266,7 +276,7 @@ fn list(names: &[&str], most: usize) -> String {
 }
 
 /// A time that was set; none for no time at all.
-fn duration(time: Duration) -> Option<String> {
+pub(crate) fn duration(time: Duration) -> Option<String> {
     let seconds = time.as_secs();
     match seconds {
         0 => None,
@@ -280,7 +290,7 @@ fn duration(time: Duration) -> Option<String> {
 }
 
 /// A time that was estimated, never too short: in steps of 10 seconds, of a minute, of 10 minutes.
-fn about(time: Duration) -> String {
+pub(super) fn about(time: Duration) -> String {
     let up = |unit: u64| time.as_secs().div_ceil(unit).max(1);
     if time <= Duration::from_secs(90) {
         return format!("{} seconds", up(10) * 10);

@@ -460,6 +460,49 @@ fn a_plan_for_many_reads_aloud() {
     );
 }
 
+fn in_window(duration: Duration) -> Rules {
+    Rules {
+        window: Some(crate::window::Window {
+            name: "night".to_owned(),
+            start_s: 7_200,
+            duration,
+            days: 0b1_0001,
+            timezone: Some("Europe/Vilnius".to_owned()),
+        }),
+        ..Rules::default()
+    }
+}
+
+#[test]
+fn a_plan_with_a_window_says_when_it_opens() {
+    let plan = plan(&many(2), in_window(Duration::from_hours(3)));
+    let said = plan.sentences();
+    assert!(
+        said.contains(
+            &"Nothing begins outside the window night, which opens at 02:00 on Monday and Friday (Europe/Vilnius) \
+              for 3 hours; what would not have ended when it closes waits for the next."
+                .to_owned()
+        ),
+        "{said:?}"
+    );
+    let without = super::plan(&many(2), Rules::default());
+    assert_eq!(plan.estimate(), without.estimate(), "it takes as long as without");
+}
+
+#[test]
+fn an_update_that_fits_into_no_opening_of_its_window_is_left_out() {
+    let minutes = |n_facts: usize, minutes| {
+        let plan = plan(&many(n_facts), in_window(Duration::from_mins(minutes)));
+        let left_out = plan.left_out.iter().map(|left_out| left_out.reason.rule.clone());
+        (plan.members.len(), left_out.collect::<Vec<_>>())
+    };
+    // A minute, and two that it is watched; whoever may go first is watched for ten.
+    assert_eq!(minutes(1, 3), (1, vec![]));
+    assert_eq!(minutes(1, 2), (0, vec!["window-too-short".to_owned()]));
+    assert_eq!(minutes(2, 11), (2, vec![]));
+    assert_eq!(minutes(2, 10).0, 0);
+}
+
 #[test]
 fn a_plan_for_nobody_reads_aloud() {
     let mut hall = facts("Hall");

@@ -243,6 +243,8 @@ pub const TABLE: &[Access] = &[
     change(Method::POST, "/api/v1/jobs/{id}/cancel", Operator, "job.cancel"),
     read("/api/v1/history", Viewer),
     read("/api/v1/stats", Viewer),
+    read("/api/v1/windows", Viewer),
+    read("/api/v1/schedules", Viewer),
     // the server itself
     read("/api/v1/settings", Viewer),
     change(Method::PATCH, "/api/v1/settings", Admin, "settings.change"),

@@ -4,6 +4,7 @@
 //! without one. Secrets are [`SecretString`]s, and no error, snippet or `Debug` shows one.
 
 mod change;
+mod cron;
 mod error;
 mod keys;
 mod parse;
@@ -29,9 +30,11 @@ use secrecy::SecretString;
 use url::Url;
 
 pub use change::Change;
+pub(crate) use cron::{Cron, Due};
 pub use error::{At, ConfigError, Problem};
 pub use model::plan::{AtOnce, MaxFailures};
 pub use parse::parse;
+pub(crate) use read::nearest;
 pub use secrets::{Sources, UsedFile};
 pub use warn::{Flag, Warning};
 
@@ -230,6 +233,15 @@ pub struct Schedule {
 pub enum What {
     /// The newest approved release of each model.
     NewestApproved,
+}
+
+impl What {
+    /// Its name in the configuration and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NewestApproved => "newest-approved",
+        }
+    }
 }
 
 /// Who is told.

@@ -283,7 +283,7 @@ fn name(text: &str) -> Result<(), Reason> {
 }
 
 /// The word that is most like this one, if any is like it at all.
-pub(super) fn nearest<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub(crate) fn nearest<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let plain = |word: &str| word.to_ascii_lowercase().replace(['-', ' '], "_");
     let word = plain(word);
     let len = word.chars().count();

@@ -9,7 +9,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::civil::{Time, Weekday};
 use url::Url;
 
-use super::error::{is_unseen, quoted};
+use super::cron::Cron;
+use super::error::is_unseen;
 use super::read::Reason;
 
 /// More addresses than these are scanned only with `allow_large_scan`: a /22 (RELIABILITY.md F6).
@@ -386,77 +387,8 @@ pub(super) fn timezone(text: &str) -> Result<String, Reason> {
 
 /// A cron line: minute, hour, day of the month, month, day of the week.
 pub(super) fn cron(text: &str) -> Result<String, Reason> {
-    const MONTHS: [&str; 12] = [
-        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
-    ];
-    const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-    let fields: Vec<&str> = text.split_ascii_whitespace().collect();
-    let [minute, hour, day, month, weekday] = fields.as_slice() else {
-        return Err(format!(
-            "a cron line has five parts, and this has {}",
-            fields.len()
-        ));
-    };
-    cron_field("minute", minute, 0..=59, &[], 0)?;
-    cron_field("hour", hour, 0..=23, &[], 0)?;
-    cron_field("day of the month", day, 1..=31, &[], 0)?;
-    cron_field("month", month, 1..=12, &MONTHS, 1)?;
-    cron_field("day of the week", weekday, 0..=7, &DAYS, 0)?;
-    Ok(fields.join(" "))
-}
-
-fn cron_field(
-    what: &str,
-    field: &str,
-    bounds: RangeInclusive<u8>,
-    names: &[&str],
-    first: u8,
-) -> Result<(), Reason> {
-    let value = |text: &str| -> Result<u8, Reason> {
-        let text_lower = text.to_ascii_lowercase();
-        let by_name = names.iter().zip(first..).find(|(name, _)| **name == text_lower);
-        let number = match by_name {
-            Some((_, number)) => Some(number),
-            None if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
-            None => None,
-        };
-        number.filter(|number| bounds.contains(number)).ok_or_else(|| {
-            format!(
-                "its {what} is from {} to {}, and not {}",
-                bounds.start(),
-                bounds.end(),
-                quoted(text)
-            )
-        })
-    };
-    for part in field.split(',') {
-        let (range, step) = match part.split_once('/') {
-            Some((range, step)) => (range, Some(step)),
-            None => (part, None),
-        };
-        if let Some(step) = step {
-            let fits = step
-                .parse::<u8>()
-                .is_ok_and(|step| (1..=*bounds.end()).contains(&step));
-            if !fits {
-                return Err(format!("its {what} has the step {}, which is none", quoted(step)));
-            }
-        }
-        if range == "*" {
-            continue;
-        }
-        match range.split_once('-') {
-            Some((low, high)) => {
-                if value(low)? > value(high)? {
-                    return Err(format!("its {what} runs backwards in {}", quoted(range)));
-                }
-            }
-            None => {
-                value(range)?;
-            }
-        }
-    }
-    Ok(())
+    Cron::parse(text)?;
+    Ok(text.split_ascii_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]

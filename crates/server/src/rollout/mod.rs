@@ -3,13 +3,16 @@
 //! Every event goes through one door ([`Rollouts::take`]): the model says what changes and what is to be done, the store
 //! keeps the changes, and only then the runner gets the commands. What could not be stored never happened.
 
+mod clock;
 mod error;
 mod job;
 mod restore;
 mod run;
+mod schedule;
 mod show;
 mod steer;
 mod wanted;
+mod window;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -20,10 +23,13 @@ use model::fleet::{Command, Event, Fleet as Model, MemberState};
 use model::id::{DeviceId, JobId, RolloutId, Sha256};
 use model::image::Image;
 use model::plan::{AtOnce, MaxFailures, Rules};
+use model::time::Now;
+use model::window::Window;
 use serde_json::json;
 use store::{MemberRow, RolloutChange, Store};
 use tokio::sync::{broadcast, mpsc, watch};
 
+use crate::config::Schedule;
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
@@ -31,6 +37,7 @@ use crate::views::EventView;
 use job::Live;
 
 pub use error::RolloutError;
+pub(crate) use window::configured as windows;
 
 /// Progress that a slow listener may be behind.
 const N_LIVE_BEHIND: usize = 1024;
@@ -50,6 +57,10 @@ pub struct Policy {
     pub max_failures: MaxFailures,
     /// How many of each group at the same time.
     pub groups: BTreeMap<String, u32>,
+    /// When updates may begin, by name.
+    pub windows: BTreeMap<String, Window>,
+    /// Rollouts that begin by themselves, by name.
+    pub schedules: BTreeMap<String, Schedule>,
 }
 
 impl Default for Policy {
@@ -62,6 +73,8 @@ impl Default for Policy {
             at_once: rules.at_once,
             max_failures: rules.max_failures,
             groups: rules.groups,
+            windows: BTreeMap::new(),
+            schedules: BTreeMap::new(),
         }
     }
 }
@@ -103,6 +116,9 @@ struct State {
     acked_bytes: u64,
     /// Why the last decision could not be stored; none after one that could.
     not_stored: Option<String>,
+    /// Whether the wall clock can be believed.
+    clock: clock::Watch,
+    verdict: clock::Verdict,
 }
 
 /// What the model does not need to know of a rollout.
@@ -166,13 +182,29 @@ impl Rollouts {
     async fn take(&self, events: Vec<Event>) -> Result<(), RolloutError> {
         let _deciding = self.inner.deciding.lock().await;
         let now = self.inner.engine.clock().now();
-        let before = self.state().model.clone();
+        let (before, verdict) = {
+            let mut state = self.state();
+            (state.model.clone(), state.look_at_clock(now))
+        };
         let mut model = before.clone();
         let mut commands = Vec::new();
-        for event in events {
+        let mut happen = |model: &mut Model, event: Event| {
             // Each step tells the next moment anew.
             commands.retain(|command| !matches!(command, Command::Wake { .. }));
-            commands.extend(model::fleet::step(&mut model, event, now));
+            commands.extend(model::fleet::step(model, event, now));
+        };
+        // First what the clock says of windows, so that nothing begins by what it said before.
+        for event in window::turns(&model, now, verdict) {
+            happen(&mut model, event);
+        }
+        let is_new = events.iter().any(|event| matches!(event, Event::Add(..)));
+        for event in events {
+            happen(&mut model, event);
+        }
+        if is_new {
+            for event in window::turns(&model, now, verdict) {
+                happen(&mut model, event);
+            }
         }
         let stored = self.store_changes(&mut model, now.wall_ms).await;
         if let Err(error) = stored {
@@ -242,6 +274,27 @@ impl Rollouts {
             return Ok(());
         }
         self.inner.store.save_rollouts(&rows).await
+    }
+}
+
+impl State {
+    /// Whether the wall clock can be believed now; a change is told in the log.
+    fn look_at_clock(&mut self, now: Now) -> clock::Verdict {
+        let verdict = self.clock.look(now);
+        if std::mem::replace(&mut self.verdict, verdict) != verdict {
+            match verdict {
+                clock::Verdict::Sane => {
+                    tracing::info!("the clock can be believed: windows open and close by it");
+                }
+                clock::Verdict::Jumped => {
+                    tracing::warn!("the clock was set by more than a minute: windows are worked out anew");
+                }
+                clock::Verdict::Early => tracing::warn!(
+                    "the clock shows a time that has passed: until it is set, nothing begins that waits for a window"
+                ),
+            }
+        }
+        verdict
     }
 }
 

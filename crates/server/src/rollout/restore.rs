@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, RwLock};
 use engine::Engine;
 use model::fleet::{Course, Fleet as Model, Rollout, Standing};
 use model::plan::Plan;
-use store::{Store, WholeRollout};
+use store::{JobFilter, Store, WholeRollout};
 use tokio::sync::{broadcast, mpsc};
 
+use super::clock::{Verdict, Watch};
 use super::{About, Inner, N_LIVE_BEHIND, Policy, Rollouts, State};
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
@@ -38,6 +39,7 @@ impl Rollouts {
                 }
             }
         }
+        let newest_ms = newest_ms(&store).await?;
         let (commands, commands_wanted) = mpsc::unbounded_channel();
         let (live, _) = broadcast::channel(N_LIVE_BEHIND);
         Ok(Self {
@@ -55,6 +57,8 @@ impl Rollouts {
                     last_jobs: BTreeMap::new(),
                     acked_bytes: 0,
                     not_stored: None,
+                    clock: Watch::new(newest_ms),
+                    verdict: Verdict::Sane,
                 }),
                 deciding: tokio::sync::Mutex::new(()),
                 commands,
@@ -77,6 +81,15 @@ impl About {
             ended_ms: whole.row.ended_ms,
         }
     }
+}
+
+/// The newest time in the journal, milliseconds since 1970; 0 where nothing was ever done.
+async fn newest_ms(store: &Store) -> Result<i64, store::StoreError> {
+    let jobs = store.jobs(&JobFilter::latest(1)).await?;
+    let jobs = jobs.iter().map(|job| job.ended_ms.unwrap_or(job.started_ms));
+    let rollouts = store.rollouts(1, None).await?;
+    let rollouts = rollouts.iter().map(|rollout| rollout.created_ms);
+    Ok(jobs.chain(rollouts).max().unwrap_or(0))
 }
 
 /// A rollout from its rows.

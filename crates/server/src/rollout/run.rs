@@ -22,6 +22,8 @@ use crate::views::EventView;
 
 /// How often throughput is measured (DESIGN.md, `at_once: auto`).
 const MEASURE_EVERY: Duration = Duration::from_millis(250);
+/// How often the clocks are compared while a rollout waits for its window: a clock that is set wakes nobody.
+const COMPARE_EVERY: Duration = Duration::from_secs(15);
 /// How long to wait after a decision that could not be stored.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// How long pushes may take to their end when the server ends (RELIABILITY.md F66: at most 60 s).
@@ -52,6 +54,8 @@ impl Rollouts {
         let mut measure = tokio::time::interval(MEASURE_EVERY);
         measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut measured = 0;
+        let mut compare = tokio::time::interval(COMPARE_EVERY);
+        compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let undecided = std::mem::take(&mut *self.undecided());
             if !undecided.is_empty() {
@@ -69,7 +73,10 @@ impl Rollouts {
             }
             let is_failing = !waiting.is_empty();
             let due = wake.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
-            let is_measuring = !self.state().running.is_empty();
+            let (is_measuring, windows_matter) = {
+                let state = self.state();
+                (!state.running.is_empty(), super::window::matter(&state.model))
+            };
             // All arms can be dropped: they only wait, or take from queues.
             tokio::select! {
                 () = cancel.cancelled() => break,
@@ -91,6 +98,7 @@ impl Rollouts {
                         waiting.push(Event::Tick);
                     }
                 }
+                _ = compare.tick(), if windows_matter && !is_failing => waiting.push(Event::Tick),
                 _ = measure.tick(), if is_measuring && !is_failing => {
                     let acked = self.state().acked_bytes;
                     let bytes_per_s = acked.saturating_sub(measured) * 1000 / u64::try_from(MEASURE_EVERY.as_millis()).unwrap_or(250);

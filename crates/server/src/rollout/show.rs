@@ -6,6 +6,7 @@ use model::fleet::{Ended, MemberState, Rollout, State};
 use model::id::{DeviceId, JobId, RolloutId};
 use model::job::Job;
 use model::plan::{AtOnce, MaxFailures, Plan, Reason, Rules};
+use model::time::Now;
 use serde_json::{Value, json};
 use store::{JobFilter, JobRow};
 
@@ -34,6 +35,7 @@ pub(super) fn words(ended: &Ended) -> (Option<String>, Option<String>) {
 pub(super) fn event(was: Option<State>, is: State) -> &'static str {
     match (was, is) {
         (None, State::Scheduled | State::Running) => "rollout.created",
+        (Some(State::Scheduled), State::Running) => "rollout.opened",
         (Some(_), State::Running) => "rollout.resumed",
         (Some(_), State::Scheduled) => "rollout.scheduled",
         (_, State::Paused) => "rollout.paused",
@@ -41,6 +43,24 @@ pub(super) fn event(was: Option<State>, is: State) -> &'static str {
         (_, State::Finished) => "rollout.finished",
         (_, State::Aborted) => "rollout.aborted",
     }
+}
+
+/// Why a member waits for the window.
+fn waiting(rollout: &Rollout, now: Now) -> String {
+    let Some(window) = &rollout.plan().rules.window else {
+        return String::new();
+    };
+    if rollout.is_open(now) {
+        return format!(
+            "Its update would not have ended when the window {} closes; it waits for the next.",
+            window.name
+        );
+    }
+    format!(
+        "It waits for the window {}, which opens at {}.",
+        window.name,
+        window.words()
+    )
 }
 
 fn reason_view(reason: &Reason) -> RefusalView {
@@ -65,6 +85,7 @@ fn rules_view(rules: &Rules) -> RulesView {
             MaxFailures::Percent(percent) => format!("{percent}%"),
         },
         when_back_until_ms: rules.when_back_until_ms,
+        window: rules.window.as_ref().map(|window| window.name.clone()),
     }
 }
 
@@ -202,7 +223,9 @@ impl Rollouts {
         let mut counts = BTreeMap::new();
         let mut firmware = BTreeSet::new();
         let mut members = Vec::with_capacity(plan.members.len());
-        for (member, standing) in plan.members.iter().zip(rollout.members()) {
+        let now = self.inner.engine.clock().now();
+        for (place, (member, standing)) in plan.members.iter().zip(rollout.members()).enumerate() {
+            let waits_for_window = rollout.waits_for_window(place, now);
             let live = {
                 let state = self.state();
                 let running = state.running.get(&(id, member.device.clone()));
@@ -225,6 +248,9 @@ impl Rollouts {
                     Some("It does not answer; it is updated when it is back.".to_owned()),
                     None,
                 ),
+                MemberState::Queued if waits_for_window => {
+                    (Some("window".to_owned()), Some(waiting(rollout, now)), None)
+                }
                 MemberState::Waiting { .. } => (
                     Some("retry".to_owned()),
                     Some("A try has failed; the next one comes soon.".to_owned()),
@@ -235,7 +261,7 @@ impl Rollouts {
             let word = match (&standing.state, &live) {
                 (MemberState::Running { .. }, Some(live)) => live.state,
                 (MemberState::Running { .. }, None) => "looking",
-                (MemberState::Queued, _) if !standing.online => "waiting",
+                (MemberState::Queued, _) if !standing.online || waits_for_window => "waiting",
                 (state, _) => state.name(),
             };
             *counts.entry(word.to_owned()).or_insert(0) += 1;
@@ -278,6 +304,10 @@ impl Rollouts {
                 created_ms: about.created_ms,
                 created_by: about.created_by.clone(),
                 ended_ms: about.ended_ms,
+                opens_ms: (!is_over && !rollout.is_open(now))
+                    .then(|| rollout.opening().next)
+                    .flatten()
+                    .map(|next| next.wall_ms),
                 wave: course.wave,
                 n_waves: plan.n_waves,
                 counts,

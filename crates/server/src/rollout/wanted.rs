@@ -1,7 +1,7 @@
 //! From a wish to a plan: which devices are meant, which image each gets, and what stands against it.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use model::firmware::State as FirmwareState;
@@ -11,6 +11,7 @@ use model::installed::Standing;
 use model::job::Job;
 use model::plan::{AtOnce, Choice, Facts, MaxFailures, Plan, Reason, Rules, plan};
 use model::precheck::{Permits, precheck};
+use model::window::Window;
 use store::JobFilter;
 
 use super::{RolloutError, Rollouts};
@@ -102,6 +103,10 @@ impl Rollouts {
             }
             None => None,
         };
+        let window = match &wanted.window {
+            Some(name) => Some(window(name, &policy.windows)?),
+            None => None,
+        };
         let mut allow = wanted.allow.clone();
         let back = wanted.kind == RolloutKind::Rollback;
         if back {
@@ -122,6 +127,7 @@ impl Rollouts {
                 None => policy.max_failures,
             },
             when_back_until_ms,
+            window,
             force: wanted.force,
             allow,
             mixed: wanted.yes || back,
@@ -464,6 +470,29 @@ fn succeeded(job: &store::JobRow) -> bool {
     job.outcome
         .as_ref()
         .is_some_and(|outcome| outcome.ending.is_success())
+}
+
+/// The window of this name.
+fn window(name: &str, windows: &BTreeMap<String, Window>) -> Result<Window, RolloutError> {
+    if let Some(window) = windows.get(name) {
+        return Ok(window.clone());
+    }
+    let names: Vec<&str> = windows.keys().map(String::as_str).collect();
+    let next_step = match (
+        crate::config::nearest(name, names.iter().copied()),
+        names.as_slice(),
+    ) {
+        (Some(near), _) => format!("Did you mean {near}?"),
+        (None, []) => {
+            "Write one into the configuration: windows: { night: { start: \"02:00\", duration: 3h } }."
+                .to_owned()
+        }
+        (None, names) => format!("The configuration knows {}.", names.join(", ")),
+    };
+    Err(RolloutError::invalid(
+        format!("There is no window {:?}.", shown(name)),
+        next_step,
+    ))
 }
 
 /// `auto`, or a number from 1.

@@ -63,6 +63,8 @@ pub struct WantedRollout {
     pub canary_soak_s: Option<u64>,
     /// For how long devices that are offline may come back and still be updated. None: they are left out.
     pub when_back_s: Option<u64>,
+    /// The window of the configuration in which updates begin, by name. None: at once.
+    pub window: Option<String>,
     /// What people call it.
     pub name: Option<String>,
 }
@@ -141,6 +143,8 @@ pub struct RulesView {
     pub max_failures: String,
     /// Until when devices that are offline may come back; null where they are left out.
     pub when_back_until_ms: Option<i64>,
+    /// The window in which updates begin; null where they begin at any time.
+    pub window: Option<String>,
 }
 
 /// A rollout without its devices.
@@ -164,6 +168,8 @@ pub struct RolloutSummaryView {
     pub created_by: String,
     /// When its last device had ended.
     pub ended_ms: Option<i64>,
+    /// When its window opens next; null where that is open, or it has none, or nothing waits for it.
+    pub opens_ms: Option<i64>,
     /// The wave that is open.
     pub wave: u32,
     /// How many waves there are.
@@ -225,6 +231,42 @@ pub struct MemberView {
     pub n_tries: u8,
     /// Pushes so far.
     pub n_pushes: u8,
+}
+
+/// A window of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WindowView {
+    /// Its name.
+    pub name: String,
+    /// When it opens, in words.
+    pub opens: String,
+    /// Where its clock hangs, IANA name; null where this machine's zone has no name.
+    pub timezone: Option<String>,
+    /// For how long it is open.
+    pub duration_s: u64,
+    /// When it closes, milliseconds since 1970; null while it is closed.
+    pub open_until_ms: Option<i64>,
+    /// When it opens next, milliseconds since 1970.
+    pub next_ms: Option<i64>,
+}
+
+/// A schedule of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScheduleView {
+    /// Its name; its rollouts are called so.
+    pub name: String,
+    /// When it is due: minute, hour, day of the month, month, day of the week.
+    pub cron: String,
+    /// Where its clock hangs, IANA name; null where this machine's zone has no name.
+    pub timezone: Option<String>,
+    /// The window in which its updates begin; null where they begin at any time.
+    pub window: Option<String>,
+    /// What it installs: `newest-approved`.
+    pub what: String,
+    /// Only devices with one of these tags; empty: all.
+    pub tags: Vec<String>,
+    /// When it is due next, milliseconds since 1970; null where that never comes.
+    pub next_ms: Option<i64>,
 }
 
 /// One update of one device.

@@ -8,7 +8,7 @@ use crate::house::{Answer, House, LIVING_ROOM, Request};
 const IMAGE_LEN: usize = 200_000;
 
 impl House {
-    async fn upload(&self, query: &str, bytes: &[u8]) -> Answer {
+    pub(crate) async fn upload(&self, query: &str, bytes: &[u8]) -> Answer {
         let request = Request::new("POST", &format!("/api/v1/firmware?{query}"))
             .token(&self.admin)
             .body("application/octet-stream", bytes);
@@ -16,7 +16,7 @@ impl House {
     }
 }
 
-fn mini(version: &str, seed: u8) -> Vec<u8> {
+pub(crate) fn mini(version: &str, seed: u8) -> Vec<u8> {
     image("esp32c6".parse().unwrap(), Some(version), IMAGE_LEN, seed)
 }
 

@@ -54,6 +54,7 @@ pub(crate) struct House {
     pub(crate) address: SocketAddr,
     pub(crate) api: Api,
     pub(crate) fleet: Fleet,
+    pub(crate) rollouts: Rollouts,
     pub(crate) reloading: Arc<Reloading>,
     pub(crate) viewer: String,
     pub(crate) operator: String,
@@ -134,7 +135,7 @@ impl House {
             settings,
             fleet: fleet.clone(),
             repository,
-            rollouts,
+            rollouts: rollouts.clone(),
             metrics: Metrics::new(),
             reload: {
                 let reloading = Arc::clone(&reloading);
@@ -156,6 +157,7 @@ impl House {
             address,
             api,
             fleet,
+            rollouts,
             reloading,
             viewer: String::new(),
             operator: String::new(),

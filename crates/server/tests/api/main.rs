@@ -11,3 +11,4 @@ mod house;
 mod openapi;
 mod requests;
 mod tokens;
+mod windows;

@@ -11,6 +11,7 @@ use super::*;
 use crate::family::Method;
 use crate::inventory;
 use crate::plan::{Choice, Facts, plan};
+use crate::window::Window;
 
 /// So many worlds; each has one to three rollouts.
 const N_SEEDS: u64 = 2_500;
@@ -59,6 +60,7 @@ enum Happening {
     Add(RolloutId),
     JobGoesOn(RolloutId, usize),
     ComesOrGoes(usize),
+    Window(RolloutId),
     Owner,
     Kill,
     OwnersAreDone,
@@ -87,6 +89,8 @@ struct Sim {
     jobs: BTreeMap<(RolloutId, usize), Job>,
     unsettled: BTreeSet<(RolloutId, usize)>,
     memories: BTreeMap<RolloutId, Memory>,
+    /// Until when the window of each rollout is open; none: it is closed.
+    open_until: BTreeMap<RolloutId, Option<Duration>>,
     n_started: usize,
     /// The virtual clock; that of the fleet begins anew with each boot.
     clock: Duration,
@@ -116,12 +120,17 @@ impl Sim {
             jobs: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             memories: BTreeMap::new(),
+            open_until: BTreeMap::new(),
             n_started: 0,
             clock: Duration::ZERO,
         };
         for number in 1..=i64::try_from(sim.dice.below(3) + 1).unwrap() {
             let id = RolloutId(number);
             let plan = sim.plan();
+            if plan.rules.window.is_some() {
+                let at = sim.dice.seconds(3_600);
+                sim.ahead_at(at, Happening::Window(id));
+            }
             sim.plans.insert(id, plan);
             let at = sim.dice.seconds(600);
             sim.ahead_at(at, Happening::Add(id));
@@ -201,6 +210,13 @@ impl Sim {
             when_back_until_ms: dice
                 .chance(50)
                 .then(|| 1_000_000 + i64::try_from(dice.below(20_000_000)).unwrap()),
+            window: dice.chance(40).then(|| Window {
+                name: "night".to_owned(),
+                start_s: 0,
+                duration: Duration::from_mins(9 + dice.below(40)),
+                days: crate::window::ALL_DAYS,
+                timezone: None,
+            }),
             max_tries: small(dice, 4),
             max_pushes: small(dice, 3),
             ..Rules::default()
@@ -334,6 +350,11 @@ impl Sim {
         );
         self.require(self.unsettled.is_empty(), "nothing begins before all is settled");
         self.require(self.online[idx], "nothing begins on an absent device");
+        if plan.rules.window.is_some() {
+            let ends = self.clock + MINUTE + rollout.soak_of(&device_of(idx));
+            let holds = self.open_until[&id].is_some_and(|until| self.clock < until && ends <= until);
+            self.require(holds, "I6 nothing begins outside its window, or would end there");
+        }
         let n_tries = memory.n_tries.get(&idx).copied().unwrap_or(0);
         self.require(n_tries < plan.rules.max_tries, "I2 no more tries than permitted");
     }
@@ -476,7 +497,8 @@ impl Sim {
         let idx = usize::try_from(self.dice.below(self.online.len() as u64)).unwrap();
         match self.dice.below(9) {
             0..3 => {
-                if self.bed.fleet.rollout(id).unwrap().state() == State::Running {
+                let state = self.bed.fleet.rollout(id).unwrap().state();
+                if matches!(state, State::Running | State::Scheduled) {
                     self.memories.get_mut(&id).unwrap().held = true;
                 }
                 self.tell(Event::Pause(id));
@@ -528,13 +550,61 @@ impl Sim {
             let device = device_of(idx);
             self.tell(Event::Standing { device, online });
         }
+        // What is told of a window comes before, and of some windows nothing is known yet.
+        for id in self.open_until.keys().copied().collect::<Vec<_>>() {
+            if self.dice.chance(60) {
+                self.tell_of_window(id);
+            } else {
+                self.open_until.insert(id, None);
+            }
+        }
         self.tell(Event::Recovered);
+    }
+
+    /// A window opens, or closes; sooner than was said, as when a clock is set.
+    fn window_turns(&mut self, id: RolloutId) {
+        if !self.memories.contains_key(&id) {
+            let at = self.clock + MINUTE;
+            return self.ahead_at(at, Happening::Window(id));
+        }
+        if self.bed.fleet.rollout(id).unwrap().is_over() {
+            return;
+        }
+        let is_open = self.open_until[&id].is_some_and(|until| self.clock < until);
+        let next = if is_open {
+            self.open_until.insert(id, None);
+            self.clock + self.dice.seconds(3_600)
+        } else {
+            let duration = self.plans[&id].rules.window.as_ref().unwrap().duration;
+            let until = self.clock + duration;
+            self.open_until.insert(id, Some(until));
+            if self.dice.chance(20) {
+                self.clock + self.dice.seconds(duration.as_secs())
+            } else {
+                // Nobody says that it has closed.
+                until + self.dice.seconds(3_600)
+            }
+        };
+        self.ahead_at(next, Happening::Window(id));
+        self.tell_of_window(id);
+    }
+
+    fn tell_of_window(&mut self, id: RolloutId) {
+        let (clock, now) = (self.clock, self.bed.now);
+        let until = self.open_until[&id].filter(|until| clock < *until);
+        let next = self.dice.chance(50).then(|| now.later(MINUTE));
+        self.tell(Event::Window {
+            id,
+            open_until: until.map(|until| now.later(until.saturating_sub(clock))),
+            next,
+        });
     }
 
     fn happens(&mut self, happening: Happening) {
         match happening {
             Happening::Add(id) => {
                 self.memories.insert(id, Memory::default());
+                self.open_until.insert(id, None);
                 let plan = self.plans[&id].clone();
                 self.tell(Event::Add(id, plan));
             }
@@ -544,6 +614,7 @@ impl Sim {
                 let (device, online) = (device_of(idx), self.online[idx]);
                 self.tell(Event::Standing { device, online });
             }
+            Happening::Window(id) => self.window_turns(id),
             Happening::Owner => self.owner(),
             Happening::Kill => self.kill(),
             Happening::OwnersAreDone => {

@@ -1,0 +1,261 @@
+//! When the windows of open rollouts open and close, told to the model as it needs them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use model::fleet::{Event, Fleet as Model, Opening};
+use model::id::RolloutId;
+use model::time::Now;
+use model::window::{Window, day_bit};
+
+use super::clock::Verdict;
+use crate::config;
+
+/// A moment that has moved by less on the clock since boot is the same: clocks are put right by a little all the time.
+const SAME: Duration = Duration::from_secs(1);
+
+/// The windows of the configuration, as plans keep them.
+pub(crate) fn configured(windows: &BTreeMap<String, config::Window>) -> BTreeMap<String, Window> {
+    let windows = windows.iter().map(|(name, window)| {
+        let part = |value: i8| u32::from(value.unsigned_abs());
+        let start = window.start;
+        let kept = Window {
+            name: name.clone(),
+            start_s: part(start.hour()) * 3_600 + part(start.minute()) * 60 + part(start.second()),
+            duration: window.duration,
+            days: window.days.iter().fold(0, |days, &day| days | day_bit(day)),
+            timezone: window.timezone.clone().or_else(local_name),
+        };
+        (name.clone(), kept)
+    });
+    windows.collect()
+}
+
+/// What this machine's zone is called.
+fn local_name() -> Option<String> {
+    TimeZone::system().iana_name().map(str::to_owned)
+}
+
+/// The zone of this name, or this machine's; none for a name that the zones of this machine do not have any more.
+pub(super) fn zone(name: Option<&str>) -> Option<TimeZone> {
+    match name {
+        Some(name) => TimeZone::get(name).ok(),
+        None => Some(TimeZone::system()),
+    }
+}
+
+/// How a window stands by the clock on the wall.
+fn opening(window: &Window, now: Now, verdict: Verdict) -> Opening {
+    let zone = zone(window.timezone.as_deref());
+    let Some(zone) = zone.filter(|_| verdict == Verdict::Sane) else {
+        return Opening::default();
+    };
+    let moment = |at_ms: i64| {
+        let left_ms = u64::try_from(at_ms.saturating_sub(now.wall_ms)).unwrap_or(0);
+        Now {
+            boot: now.boot.saturating_add(Duration::from_millis(left_ms)),
+            wall_ms: at_ms,
+        }
+    };
+    Opening {
+        until: window.open_at(&zone, now.wall_ms).map(moment),
+        next: window.next_opening(&zone, now.wall_ms).map(moment),
+    }
+}
+
+/// What has to be told of windows: those that stand otherwise than the model knows.
+pub(super) fn turns(model: &Model, now: Now, verdict: Verdict) -> Vec<Event> {
+    let mut turns = Vec::new();
+    for (id, rollout) in model.rollouts() {
+        let Some(window) = rollout
+            .plan()
+            .rules
+            .window
+            .as_ref()
+            .filter(|_| !rollout.is_over())
+        else {
+            continue;
+        };
+        let (knows, is) = (rollout.opening(), opening(window, now, verdict));
+        if !is_same(knows.until, is.until) || !is_same(knows.next, is.next) {
+            turns.push(turn(id, is));
+        }
+    }
+    turns
+}
+
+fn turn(id: RolloutId, Opening { until, next }: Opening) -> Event {
+    Event::Window {
+        id,
+        open_until: until,
+        next,
+    }
+}
+
+fn is_same(one: Option<Now>, other: Option<Now>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => one.wall_ms == other.wall_ms && one.boot.abs_diff(other.boot) <= SAME,
+        _ => false,
+    }
+}
+
+/// Whether any rollout waits for a window, so that the clocks have to be looked at now and then.
+pub(super) fn matter(model: &Model) -> bool {
+    let mut rollouts = model.rollouts();
+    rollouts.any(|(_, rollout)| rollout.plan().rules.window.is_some() && !rollout.is_over())
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use model::fleet::{Command, State, step};
+    use model::id::{DeviceId, FamilyId, Sha256};
+    use model::plan::{Member, Plan, Rules};
+
+    use super::*;
+
+    const ID: RolloutId = RolloutId(1);
+
+    fn at(boot_s: u64, wall: &str) -> Now {
+        Now {
+            boot: Duration::from_secs(boot_s),
+            wall_ms: wall.parse::<Timestamp>().unwrap().as_millisecond(),
+        }
+    }
+
+    fn night() -> Window {
+        let text = "windows: { night: { start: \"02:00\", duration: 3h, days: [mon, sun], timezone: Europe/Vilnius } }\n";
+        let config = config::parse(text, config::Sources::beside(std::path::Path::new("/"))).unwrap();
+        configured(&config.windows).remove("night").unwrap()
+    }
+
+    fn fleet(window: Option<Window>, now: Now) -> Model {
+        let member = Member {
+            device: DeviceId::from_hardware(&FamilyId::new("f"), "a"),
+            name: "Hall".to_owned(),
+            runs: "1".to_owned(),
+            image: Sha256::of(b"new"),
+            image_name: "2".to_owned(),
+            len_bytes: 1,
+            methods: Vec::new(),
+            estimate: Duration::from_mins(1),
+            wave: 0,
+            group: None,
+            was_offline: false,
+            way_back: None,
+            interrupts: None,
+            notes: Vec::new(),
+        };
+        let plan = Plan {
+            members: vec![member],
+            left_out: Vec::new(),
+            n_waves: 1,
+            n_canaries: 0,
+            rules: Rules {
+                window,
+                ..Rules::default()
+            },
+        };
+        let mut model = Model::default();
+        step(&mut model, Event::Add(ID, plan), now);
+        model
+    }
+
+    /// Tells the model what there is to tell; whether a job begins.
+    fn begins(model: &mut Model, now: Now, verdict: Verdict) -> bool {
+        let commands = turns(model, now, verdict)
+            .into_iter()
+            .flat_map(|turn| step(model, turn, now))
+            .collect::<Vec<_>>();
+        commands
+            .iter()
+            .any(|command| matches!(command, Command::Start { .. }))
+    }
+
+    #[test]
+    fn a_window_of_the_configuration_is_kept_as_it_is_written() {
+        let night = night();
+        assert_eq!((night.start_s, night.days), (7_200, 0b100_0001));
+        assert_eq!(
+            night.words(),
+            "02:00 on Monday and Sunday (Europe/Vilnius) for 3 hours"
+        );
+    }
+
+    #[test]
+    fn a_rollout_begins_when_its_window_opens_and_not_before() {
+        // Sunday, 29 March 2026, is the day on which the clocks leap; 02:00 is midnight UTC.
+        let saturday = at(1_000, "2026-03-28T23:59:59Z");
+        let mut model = fleet(Some(night()), saturday);
+        assert!(!begins(&mut model, saturday, Verdict::Sane));
+        let rollout = model.rollout(ID).unwrap();
+        assert_eq!(rollout.state(), State::Scheduled);
+        assert_eq!(rollout.opening().next, Some(at(1_001, "2026-03-29T00:00:00Z")));
+        assert!(turns(&model, saturday, Verdict::Sane).is_empty(), "told once");
+        let sunday = at(1_001, "2026-03-29T00:00:00Z");
+        assert!(begins(&mut model, sunday, Verdict::Sane));
+        let until = model.rollout(ID).unwrap().opening().until;
+        assert_eq!(until, Some(at(1_001 + 3 * 3_600, "2026-03-29T03:00:00Z")));
+    }
+
+    /// RELIABILITY.md F83.
+    #[test]
+    fn while_the_clock_cannot_be_believed_no_window_is_open() {
+        let open = at(1_000, "2026-03-29T01:00:00Z");
+        let mut model = fleet(Some(night()), open);
+        for verdict in [Verdict::Jumped, Verdict::Early] {
+            assert!(!begins(&mut model, open, verdict));
+            assert_eq!(model.rollout(ID).unwrap().state(), State::Scheduled);
+        }
+        assert!(begins(&mut model, open, Verdict::Sane));
+        // What was told before no longer holds once the clock is set.
+        let mut model = fleet(Some(night()), open);
+        step(
+            &mut model,
+            Event::Standing {
+                device: DeviceId::from_hardware(&FamilyId::new("f"), "a"),
+                online: false,
+            },
+            open,
+        );
+        assert!(!begins(&mut model, open, Verdict::Sane));
+        assert!(model.rollout(ID).unwrap().is_open(open));
+        assert!(!begins(&mut model, open, Verdict::Jumped));
+        assert!(!model.rollout(ID).unwrap().is_open(open));
+    }
+
+    #[test]
+    fn a_clock_that_is_put_right_moves_the_opening() {
+        let before = at(1_000, "2026-03-28T23:00:00Z");
+        let mut model = fleet(Some(night()), before);
+        begins(&mut model, before, Verdict::Sane);
+        assert!(turns(&model, at(1_600, "2026-03-28T23:10:00Z"), Verdict::Sane).is_empty());
+        let late = at(1_600, "2026-03-28T23:10:30Z");
+        assert_eq!(
+            turns(&model, late, Verdict::Sane).len(),
+            1,
+            "half a minute sooner"
+        );
+    }
+
+    #[test]
+    fn a_rollout_without_a_window_is_told_nothing() {
+        let now = at(1_000, "2026-03-29T01:00:00Z");
+        let model = fleet(None, now);
+        assert!(turns(&model, now, Verdict::Sane).is_empty());
+        assert!(!matter(&model));
+        assert!(matter(&fleet(Some(night()), now)));
+    }
+
+    #[test]
+    fn a_zone_that_is_not_there_any_more_keeps_the_window_closed() {
+        let open = at(1_000, "2026-03-29T01:00:00Z");
+        let nowhere = Window {
+            timezone: Some("Nowhere/Atlantis".to_owned()),
+            ..night()
+        };
+        assert!(!begins(&mut fleet(Some(nowhere), open), open, Verdict::Sane));
+    }
+}
