@@ -153,7 +153,8 @@ fn waves(candidates: &[(&Facts, &Choice)], n_canaries: u32) -> Vec<u32> {
     let n_followers = followers.len();
     let last = WAVES_PERCENT.len() - 1;
     let rough = |place: usize, idx: usize| {
-        if n_followers <= ONE_WAVE_UP_TO || !is_online(candidates[idx].0) {
+        // Whoever wants nobody to go first wants no caution of this kind at all.
+        if n_canaries == 0 || n_followers <= ONE_WAVE_UP_TO || !is_online(candidates[idx].0) {
             return last;
         }
         WAVES_PERCENT
