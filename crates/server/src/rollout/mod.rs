@@ -1,6 +1,6 @@
 //! Rollouts: what `model::fleet` decides is stored first and done then.
 //!
-//! Every event goes through one door ([`Rollouts::take`]): the model says what changes and what is to be done, the store
+//! Every event goes through one door (`Rollouts::take`): the model says what changes and what is to be done, the store
 //! keeps the changes, and only then the runner gets the commands. What could not be stored never happened.
 
 mod clock;
