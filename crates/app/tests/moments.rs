@@ -239,7 +239,9 @@ async fn lock_after(n_asked: u64) -> usize {
     if n_pushes == 0 {
         assert_eq!(ended.code, Some(1), "{ended:#?}");
         let said = ended.json();
-        assert_eq!(rig.device.counters().datagrams, 0, "{ended:#?}");
+        // Where the lock came after the intent, the device may have been invited; without an intent it hears nothing.
+        let n_datagrams = rig.device.counters().datagrams;
+        assert!(n_datagrams == 0 || n_intents > 0, "{n_datagrams}: {ended:#?}");
         assert!(
             said["text"].as_str().unwrap().contains("othing was sent"),
             "{ended:#?}"
