@@ -256,11 +256,7 @@ impl Rollouts {
             && held.state == FirmwareState::Waiting
             && self.images_before(known).await?.contains(&digest);
         if held.state != FirmwareState::Approved && !is_own {
-            return Ok(Err(Reason::new(
-                "not-approved",
-                format!("{} is not approved: {}.", held.name, held.state.name()),
-                format!("Approve it: reflash firmware approve {}.", digest.short()),
-            )));
+            return Ok(Err(not_approved(held, digest)));
         }
         let checked = precheck(
             &*known.family,
@@ -463,6 +459,22 @@ fn newest(known: &Known, force: bool) -> Result<Sha256, Reason> {
             "Look at: reflash firmware list.",
         )
     })
+}
+
+/// Why an image that nobody has approved is not installed: what was found wrong with it goes before who would have to approve it.
+fn not_approved(held: &Held, digest: Sha256) -> Reason {
+    match held.refusals.first() {
+        Some(refusal) if held.state == FirmwareState::Refused => Reason::new(
+            "not-approved",
+            format!("{} is refused: {}", held.name, refusal.text),
+            &refusal.next_step,
+        ),
+        _ => Reason::new(
+            "not-approved",
+            format!("{} is not approved: {}.", held.name, held.state.name()),
+            format!("Approve it: reflash firmware approve {}.", digest.short()),
+        ),
+    }
 }
 
 /// Whether a job has proven its image.
