@@ -10,6 +10,7 @@ mod support;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use discovery::{Broker, MqttError, mqtt};
@@ -322,20 +323,27 @@ async fn a_secret_broker_needs_authorities_that_can_be_read_and_vouch_for_it() {
 struct Mosquitto {
     child: Child,
     port: u16,
+    /// What it says, from then on too: a broker that ends by itself says why.
+    log: Arc<Mutex<String>>,
     _folder: tempfile::TempDir,
 }
 
 impl Mosquitto {
     fn start(more: &str) -> Option<Self> {
-        // Somebody else may have got the port that was free a moment ago.
+        // Somebody else may have got the port that was free a moment ago: it is ours once Mosquitto says that it
+        // runs. That somebody can be connected to says nothing, as that may be another test.
         for _ in 0..5 {
             let mut mosquitto = Self::try_start(more)?;
             let began = Instant::now();
             while mosquitto.child.try_wait().unwrap().is_none() {
-                if mosquitto.connect().is_some() {
+                if mosquitto.says().contains(" running") {
                     return Some(mosquitto);
                 }
-                assert!(began.elapsed() < SOON, "mosquitto does not listen");
+                assert!(
+                    began.elapsed() < SOON,
+                    "mosquitto does not listen: {}",
+                    mosquitto.says()
+                );
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
@@ -346,23 +354,43 @@ impl Mosquitto {
         let port = listener(Ipv4Addr::LOCALHOST, 0, 1).local_addr().unwrap().port();
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("mosquitto.conf");
-        std::fs::write(&config, format!("listener {port} 127.0.0.1\n{more}\n")).unwrap();
+        std::fs::write(
+            &config,
+            format!("listener {port} 127.0.0.1\nlog_dest stderr\n{more}\n"),
+        )
+        .unwrap();
         let started = Command::new("mosquitto")
             .arg("-c")
             .arg(&config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn();
-        let Ok(child) = started else {
+        let Ok(mut child) = started else {
             println!("skipped: mosquitto is not installed");
             return None;
         };
+        let log = Arc::new(Mutex::new(String::new()));
+        let (mut stderr, heard) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(n @ 1..) = stderr.read(&mut bytes) {
+                heard
+                    .lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8_lossy(&bytes[..n]));
+            }
+        });
         Some(Self {
             child,
             port,
+            log,
             _folder: folder,
         })
+    }
+
+    fn says(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     fn connect(&self) -> Option<TcpStream> {
@@ -447,7 +475,7 @@ async fn mosquitto_with_a_certificate_is_believed_only_by_its_own_authority() {
     let (out, _sightings) = mpsc::channel(1);
     let believed = broker(Some(&certificate));
     let listening = tokio::time::timeout(Duration::from_secs(2), mqtt(&believed, &[status()], &out)).await;
-    assert!(listening.is_err(), "{listening:?}");
+    assert!(listening.is_err(), "{listening:?}; {}", mosquitto.says());
 }
 
 #[tokio::test]
@@ -492,5 +520,5 @@ async fn mosquitto_that_wants_a_certificate_lets_in_only_who_shows_one() {
     let (out, _sightings) = mpsc::channel(1);
     let believed = broker(Some(ours));
     let listening = tokio::time::timeout(Duration::from_secs(2), mqtt(&believed, &[status()], &out)).await;
-    assert!(listening.is_err(), "{listening:?}");
+    assert!(listening.is_err(), "{listening:?}; {}", mosquitto.says());
 }
