@@ -20,6 +20,7 @@ mod neighbour;
 mod networks;
 mod outgoing;
 mod presence;
+pub mod pull;
 mod queue;
 mod resolve;
 mod service;

@@ -142,7 +142,7 @@ pub struct Server {
     ready: Ready,
     first_token: Option<(SecretString, PathBuf)>,
     bus: Option<net::mqtt::Bus>,
-    /// What pushes need as long as they run: who calls back is let in, and the broker is kept.
+    /// What pushes need as long as they run: who calls back or fetches is let in, and the broker is kept.
     kept: Vec<bus::Keep>,
     /// Held for as long as the server lives.
     _lock: store::ServerLock,
@@ -244,9 +244,11 @@ impl Server {
         overlay(&mut config, &stored);
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
         let (bus, keep_bus) = bus::open(config.mqtt.as_ref());
+        let (pull, keep_pull) = bus::open_pull(bus.as_ref(), &config.server.pull, engine.clock());
         let site = Site {
             dialer: Dialer::new(config.networks(), None).into(),
             callback: Some(callback),
+            pull,
         };
         let metrics = Metrics::new();
         let repository = open_repository(&config, &store, &engine, &site).await?;
@@ -312,7 +314,7 @@ impl Server {
             ready,
             first_token,
             bus,
-            kept: vec![Box::pin(listening), keep_bus],
+            kept: vec![Box::pin(listening), keep_bus, keep_pull],
             _lock: lock,
         })
     }

@@ -20,11 +20,12 @@ pub struct Change {
 }
 
 /// Keys that are read once, when the server starts.
-const AT_START: [&str; 13] = [
+const AT_START: [&str; 14] = [
     "server.listen",
     "server.data",
     "server.tls",
     "server.callback",
+    "server.pull",
     "server.hosts",
     "server.trusted_proxies",
     "server.limits",
@@ -217,6 +218,9 @@ fn server(facts: &mut Facts, config: &Config) {
     facts.list("server.allowed_networks", &server.allowed_networks);
     facts.plain("server.callback.bind", server.callback.bind);
     facts.plain("server.callback.port", server.callback.port);
+    facts.plain("server.pull.bind", server.pull.bind);
+    facts.plain("server.pull.port", server.pull.port);
+    facts.maybe("server.pull.host", server.pull.host.as_ref());
     let limits = server.limits;
     facts.plain("server.limits.requests_per_minute", limits.requests_per_minute);
     facts.plain(

@@ -880,7 +880,10 @@ fn what_changed_is_told_in_words_and_whether_it_needs_a_restart() {
         ("server.tls.cert is now self-signed", true),
     ];
     assert_eq!(told, expected.map(|(text, restart)| (text.to_owned(), restart)));
-    let moved = good("server: { data: /srv/reflash, callback: { port: 40123 } }");
+    let moved = good(
+        "server: { data: /srv/reflash, callback: { port: 40123 }, pull: { port: 40124, host: reflash.lan, bind: 10.0.0.1 } }\n\
+         mqtt: { broker: \"mqtts://b\" }",
+    );
     assert!(
         Config::default()
             .diff(&moved)
