@@ -245,6 +245,11 @@ impl Server {
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
         let (bus, keep_bus) = bus::open(config.mqtt.as_ref());
         let (pull, keep_pull) = bus::open_pull(bus.as_ref(), &config.server.pull, engine.clock());
+        let mut kept: Vec<bus::Keep> = vec![Box::pin(listening), keep_bus, keep_pull];
+        if let (Some(bus), Some(pull), Some(mqtt)) = (&bus, &pull, &config.mqtt) {
+            let noting = bus::note_devices(bus.clone(), pull.clone(), mqtt.status_prefix.clone());
+            kept.push(Box::pin(noting));
+        }
         let site = Site {
             dialer: Dialer::new(config.networks(), None).into(),
             callback: Some(callback),
@@ -314,7 +319,7 @@ impl Server {
             ready,
             first_token,
             bus,
-            kept: vec![Box::pin(listening), keep_bus, keep_pull],
+            kept,
             _lock: lock,
         })
     }

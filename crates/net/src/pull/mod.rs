@@ -150,10 +150,12 @@ impl PullSite {
         self.door.counts()
     }
 
-    /// A device of this hardware was heard at the broker.
-    pub fn note_heard(&self, hardware: &str) {
+    /// A device of this hardware was heard at the broker, or is gone from there.
+    pub fn note(&self, hardware: &str, is_there: bool) {
         let mut heard = self.heard();
-        if heard.len() < HEARD_MAX {
+        if !is_there {
+            heard.remove(hardware);
+        } else if heard.len() < HEARD_MAX {
             heard.insert(hardware.to_owned());
         }
     }

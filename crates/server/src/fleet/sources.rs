@@ -281,7 +281,7 @@ impl Fleet {
             if let (Sighting::Mqtt { .. }, Some(pull), Some(id)) =
                 (&sighting, &self.inner.site.pull, &candidate.id)
             {
-                pull.note_heard(&id.hardware);
+                pull.note(&id.hardware, true);
             }
             let Some(address) = self.worth_a_look(source, &family, &candidate) else {
                 continue;
