@@ -77,6 +77,12 @@ pub mod fuzzing {
         let _ = crate::ir_remote::status::Status::parse(body);
     }
 
+    /// Reads what a device answers to the command to fetch its image; whether it is an answer does not matter here.
+    pub fn read_pull_answer(payload: &[u8]) {
+        let mut conversation = crate::ir_remote::pull::words::Conversation::new("r1");
+        let _ = conversation.hear(payload, false);
+    }
+
     pub use crate::komfovent::file::Name;
     pub use crate::komfovent::modbus::{Answer, NotAnAnswer, Question};
     pub use crate::komfovent::page::{Judgement, Page, judge, read, serial};

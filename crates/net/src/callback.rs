@@ -242,7 +242,8 @@ impl Door {
     }
 }
 
-fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+/// A listener that holds many who wait, and comes back to its port after a restart.
+pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     if addr.is_ipv6() {
         // IPv4 devices come in as well, as ::ffff:a.b.c.d.

@@ -92,6 +92,12 @@ impl Outgoing {
         let _ = self.stream.set_zero_linger();
     }
 
+    /// Makes the drop of this connection a usual end again.
+    pub fn close_on_drop(&self) {
+        // As above.
+        let _ = socket2::SockRef::from(&self.stream).set_linger(None);
+    }
+
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }

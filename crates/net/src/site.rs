@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use crate::pull::PullSite;
 use crate::{Callback, Dialer};
 
 /// What every family needs of this machine; cloning shares it.
@@ -9,4 +10,6 @@ pub struct Site {
     pub dialer: Arc<Dialer>,
     /// The door for devices that connect to us; none where nothing is pushed.
     pub callback: Option<Arc<Callback>>,
+    /// The broker, and the door for devices that fetch their image; none where there is no broker.
+    pub pull: Option<Arc<PullSite>>,
 }

@@ -36,6 +36,8 @@ pub enum EventKind {
     Announced,
     /// MQTT: the broker let it in, and it said that it is online.
     Published,
+    /// MQTT: somebody told it to update; says what became of that.
+    Commanded,
     /// A fault took effect.
     Fault,
 }
@@ -54,6 +56,7 @@ impl EventKind {
             Self::Up => "up",
             Self::Announced => "announced",
             Self::Published => "published",
+            Self::Commanded => "commanded",
             Self::Fault => "fault",
         }
     }

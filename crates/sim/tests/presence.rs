@@ -349,7 +349,7 @@ async fn it_says_online_for_all_to_keep_and_then_how_it_is() {
     let broker = Broker::open().await;
     let config = Config {
         mqtt: Some(quick(&broker, Mqtt::TOPIC)),
-        ..config([11, 1], &[])
+        ..config([11, 1], &["no-mqtt-trigger"])
     };
     let (device, events) = started(config).await;
     let mut session = broker.accept(0).await;
@@ -387,7 +387,7 @@ async fn a_topic_can_name_the_device_and_follows_a_cloned_mac() {
     let broker = Broker::open().await;
     let config = Config {
         mqtt: Some(quick(&broker, "home/ir_remote_mini/<mac>/status")),
-        ..config([12, 1], &["mac-clone=A0:B1:C2:D3:E4:F5"])
+        ..config([12, 1], &["mac-clone=A0:B1:C2:D3:E4:F5", "no-mqtt-trigger"])
     };
     let (device, _) = started(config).await;
     let mut session = broker.accept(0).await;
@@ -410,7 +410,7 @@ async fn a_broker_that_goes_is_tried_again_for_ever_and_one_that_never_came_five
     let broker = Broker::open().await;
     let config = |octet| Config {
         mqtt: Some(quick(&broker, Mqtt::TOPIC)),
-        ..config([13, octet], &[])
+        ..config([13, octet], &["no-mqtt-trigger"])
     };
     let (known, _) = started(config(1)).await;
     drop(broker.accept(0).await);
@@ -445,7 +445,7 @@ async fn a_device_that_vanishes_drops_its_broker_and_reports_again_when_it_retur
     let broker = Broker::open().await;
     let config = Config {
         mqtt: Some(quick(&broker, Mqtt::TOPIC)),
-        ..config([14, 1], &["vanish=0.5", "return=0.5"])
+        ..config([14, 1], &["vanish=0.5", "return=0.5", "no-mqtt-trigger"])
     };
     let (device, events) = started(config).await;
     let mut session = broker.accept(0).await;

@@ -692,6 +692,7 @@ async fn broker(checks: &mut Checks, config: &Config) {
     let site = Site {
         dialer: Dialer::new(Networks::new([]), None).into(),
         callback: None,
+        pull: None,
     };
     let families = families::all(&site, &Ways::default());
     let lookouts: Vec<_> = families.iter().flat_map(|family| family.lookouts()).collect();

@@ -91,6 +91,7 @@ fn inspect(image: &Image, arguments: &InspectArguments) -> Result<(ImageInfo, Ve
     let site = Site {
         dialer: Dialer::new(Networks::new([]), None).into(),
         callback: None,
+        pull: None,
     };
     let mut refused = None;
     for family in families::all(&site, &Ways::default()) {

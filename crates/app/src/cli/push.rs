@@ -144,6 +144,7 @@ async fn push(arguments: PushArguments) -> Result<Exit, Trouble> {
     let site = Site {
         dialer: Dialer::new(Networks::only(address), arguments.bind).into(),
         callback: Some(callback),
+        pull: None,
     };
     let ways = Ways {
         ota_port: arguments.ota_port,

@@ -63,6 +63,9 @@ pub(super) struct Rules {
     /// Begin only while this window of the configuration is open.
     #[arg(long, value_name = "NAME")]
     window: Option<String>,
+    /// Only by this method, such as espota, http or mqtt; otherwise each device by its own, one after the other.
+    #[arg(long, value_name = "M")]
+    method: Option<String>,
 }
 
 fn at_once(text: &str) -> Result<String, String> {
@@ -134,6 +137,7 @@ impl Rules {
         wanted.canary_soak_s = self.canary_soak.map(whole_seconds);
         wanted.when_back_s = self.when_back.map(whole_seconds);
         wanted.window.clone_from(&self.window);
+        wanted.method.clone_from(&self.method);
     }
 }
 

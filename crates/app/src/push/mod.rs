@@ -374,6 +374,11 @@ fn device_of(request: &Request, id: &DeviceId, snapshot: &Snapshot) -> Device {
 fn method_of(family: &dyn Family, device: &Device, request: &Request) -> Result<Method, Trouble> {
     let methods = family.methods(device);
     match &request.method {
+        Some(method) if method.as_str() == "mqtt" && !methods.contains(method) => Err(Trouble::new(
+            Exit::Usage,
+            "A push has no broker: a device is told by MQTT only by a server.",
+            "Start one whose configuration has a broker, and say: reflash update DEVICE --method mqtt.",
+        )),
         Some(method) if !methods.contains(method) => {
             let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
             Err(Trouble::new(

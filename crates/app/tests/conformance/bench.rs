@@ -46,6 +46,7 @@ pub(crate) fn nowhere() -> Site {
     Site {
         dialer: Dialer::new(Networks::new([]), None).into(),
         callback: None,
+        pull: None,
     }
 }
 
@@ -77,6 +78,7 @@ impl<'a> Bench<'a> {
         let site = Site {
             dialer: Dialer::new(Networks::only(address), None).into(),
             callback: Some(callback),
+            pull: None,
         };
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path()).await.unwrap());

@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) groups: Vec<&'static str>,
     /// Devices are listed in the configuration; otherwise they are added by the API, and can be removed.
     pub(crate) listed: bool,
+    /// More blocks of the configuration.
+    pub(crate) more: String,
 }
 
 /// Devices and their server.
@@ -117,6 +119,7 @@ impl Home {
             poll_s: 60,
             groups: Vec::new(),
             listed: true,
+            more: String::new(),
         };
         change(&mut plan);
         let events = EventSink::new();
@@ -152,6 +155,7 @@ impl Home {
             first.http_port(),
             first.ota_port(),
         );
+        text.insert_str(0, &plan.more);
         if plan.listed {
             let devices = self.devices.iter().enumerate().map(|(idx, device)| {
                 let group = plan.groups.get(idx).map(|group| format!(", group: {group}"));

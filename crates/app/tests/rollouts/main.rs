@@ -8,10 +8,12 @@ mod support;
 
 mod absent;
 mod again;
+mod broker;
 mod halts;
 mod home;
 mod kills;
 mod limits;
+mod pull;
 mod steering;
 
 use std::pin::Pin;
@@ -47,6 +49,22 @@ async fn a_rollout_outlives_kills_failures_and_absence() {
         claim(
             "a canary that says an error twice halts the rest",
             halts::by_an_error_after_the_upload(),
+        ),
+        claim(
+            "told by the broker, a device fetches its image once and is proven",
+            pull::told_by_the_broker(),
+        ),
+        claim(
+            "killed before a device that fetched its image has answered, it commands nothing more",
+            pull::killed_before_the_answer(),
+        ),
+        claim(
+            "killed after a command, it looks before it commands again",
+            pull::killed_after_the_command(),
+        ),
+        claim(
+            "a device that says no is not offered the image again",
+            pull::rejected(),
         ),
         claim(
             "a device that is off is left out, missed, or updated when it is back",

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) const ESPOTA: &str = "espota";
 /// The name of the method that uploads to `/update`.
 pub(crate) const HTTP: &str = "http";
+/// The name of the method by which a device fetches its image, told by the broker.
+pub(crate) const MQTT: &str = "mqtt";
 
 /// How image bytes are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

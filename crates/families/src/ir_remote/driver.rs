@@ -13,9 +13,10 @@ use net::Site;
 use net::http::{self, Ask, Limits, Reply};
 use proto::esp_image::Chip;
 
+use super::pull;
 use super::status::Status;
 use crate::Ways;
-use crate::esp::{ESPOTA, HTTP, Memory, espota, web_update};
+use crate::esp::{ESPOTA, HTTP, MQTT, Memory, espota, web_update};
 use crate::talk::{endpoint, host_header, no_reply};
 
 /// What an answer may cost.
@@ -33,6 +34,8 @@ pub(super) struct IrRemoteDriver {
     hardware: Option<Hardware>,
     /// The signal strength that it told last.
     signal_dbm: Option<i32>,
+    /// The MAC that it told last.
+    mac: Option<String>,
 }
 
 impl IrRemoteDriver {
@@ -45,6 +48,7 @@ impl IrRemoteDriver {
             memory,
             hardware: None,
             signal_dbm: None,
+            mac: None,
         }
     }
 
@@ -107,9 +111,10 @@ impl IrRemoteDriver {
     }
 
     /// Reads the status, if it is one of this family's.
-    async fn own_status(&self) -> Result<Status, Fault> {
+    async fn own_status(&mut self) -> Result<Status, Fault> {
         let status = self.status("/api/status").await?;
         if status.is_mini() {
+            self.mac.clone_from(&status.mac);
             return Ok(status);
         }
         let text = format!(
@@ -210,6 +215,22 @@ impl Driver for IrRemoteDriver {
                 .await
             }
             HTTP => web_update::push(&self.site, self.web(), image, progress).await,
+            MQTT => {
+                // Read just before: its topics are named after it.
+                let Some(mac) = &self.mac else {
+                    return Err(Fault::before_push(
+                        FaultKind::Refused,
+                        Reason::NotUnderstood,
+                        "The device tells no MAC address, and its topics at the broker are named after it.",
+                    ));
+                };
+                let told = pull::Told {
+                    address: self.target.address,
+                    mac,
+                    topic: &self.ways.status_topic,
+                };
+                pull::push(&self.site, told, image, progress).await
+            }
             other => Err(Fault::before_push(
                 FaultKind::Refused,
                 Reason::Local,

@@ -1,6 +1,7 @@
 //! The IR Remote Mini: an ESP32 with `ArduinoOTA`, a web server and a status API (PROTOCOLS.md sections B, C and E).
 
 mod driver;
+pub(crate) mod pull;
 pub(crate) mod status;
 
 use std::net::IpAddr;
@@ -18,7 +19,7 @@ use proto::espota::DEVICE_STALL;
 
 use self::status::Status;
 use crate::Ways;
-use crate::esp::{self, ESPOTA, HTTP, image::FIRMWARE};
+use crate::esp::{self, ESPOTA, HTTP, MQTT, image::FIRMWARE};
 
 /// What one takes in a second, bytes: a fair middle of published rates (PERFORMANCE.md section 3).
 const BYTES_PER_S: u64 = 100_000;
@@ -37,6 +38,12 @@ pub(crate) struct IrRemote {
 impl IrRemote {
     pub(crate) fn new(site: Site, ways: Ways) -> Self {
         Self { site, ways }
+    }
+
+    /// Whether this device can be told by the broker: it was heard there under its own name.
+    fn is_heard_at_the_broker(&self, id: &DeviceId) -> bool {
+        let heard = |pull: &std::sync::Arc<net::pull::PullSite>| pull.has_heard(&id.hardware);
+        id.strength == Strength::Hardware && self.site.pull.as_ref().is_some_and(heard)
     }
 }
 
@@ -120,8 +127,13 @@ impl Family for IrRemote {
         esp::image::accepts(device, bytes)
     }
 
-    fn methods(&self, _device: &Device) -> Vec<Method> {
-        vec![Method::new(ESPOTA), Method::new(HTTP)]
+    fn methods(&self, device: &Device) -> Vec<Method> {
+        let mut methods = vec![Method::new(ESPOTA), Method::new(HTTP)];
+        // The last: it takes a broker and firmware that knows of it, and most of what it says comes by way of others.
+        if self.is_heard_at_the_broker(&device.id) {
+            methods.push(Method::new(MQTT));
+        }
+        methods
     }
 
     fn timing(&self, _device: &Device, image_len_bytes: u64) -> Timing {

@@ -121,6 +121,7 @@ impl Bench {
         let site = Site {
             dialer: Arc::new(Dialer::new(Networks::only(self.unit.ip().into()), None)),
             callback: None,
+            pull: None,
         };
         let all = families::all(&site, &self.ways);
         all.into_iter()

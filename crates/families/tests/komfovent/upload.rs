@@ -57,6 +57,7 @@ async fn the_upload_is_one_part_with_its_length_and_without_the_password() {
     let site = Site {
         dialer: Arc::new(Dialer::new(Networks::only(Ipv4Addr::LOCALHOST.into()), None)),
         callback: None,
+        pull: None,
     };
     let ways = Ways {
         http_port: port,

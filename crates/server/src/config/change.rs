@@ -20,15 +20,17 @@ pub struct Change {
 }
 
 /// Keys that are read once, when the server starts.
-const AT_START: [&str; 12] = [
+const AT_START: [&str; 14] = [
     "server.listen",
     "server.data",
     "server.tls",
     "server.callback",
+    "server.pull",
     "server.hosts",
     "server.trusted_proxies",
     "server.limits",
     "server.allowed_networks",
+    "mqtt",
     "retention.samples",
     "retention.events",
     "retention.jobs",
@@ -216,6 +218,9 @@ fn server(facts: &mut Facts, config: &Config) {
     facts.list("server.allowed_networks", &server.allowed_networks);
     facts.plain("server.callback.bind", server.callback.bind);
     facts.plain("server.callback.port", server.callback.port);
+    facts.plain("server.pull.bind", server.pull.bind);
+    facts.plain("server.pull.port", server.pull.port);
+    facts.maybe("server.pull.host", server.pull.host.as_ref());
     let limits = server.limits;
     facts.plain("server.limits.requests_per_minute", limits.requests_per_minute);
     facts.plain(

@@ -25,10 +25,12 @@ pub(super) const SERVER: &[&str] = &[
     "trusted_proxies",
     "allowed_networks",
     "callback",
+    "pull",
     "limits",
 ];
 pub(super) const TLS: &[&str] = &["cert", "key", "client_ca"];
 pub(super) const CALLBACK: &[&str] = &["bind", "port"];
+pub(super) const PULL: &[&str] = &["bind", "port", "host"];
 pub(super) const LIMITS: &[&str] = &[
     "requests_per_minute",
     "failed_logins_per_minute",
@@ -123,6 +125,7 @@ pub(super) const PLACES: &[(&str, &[&str])] = &[
     ("server", SERVER),
     ("server.tls", TLS),
     ("server.callback", CALLBACK),
+    ("server.pull", PULL),
     ("server.limits", LIMITS),
     ("mqtt", MQTT),
     ("policy", POLICY),
@@ -143,7 +146,7 @@ pub(super) const PLACES: &[(&str, &[&str])] = &[
 /// Keys that are read and checked, and that nothing comes of in this version; whoever writes one is told.
 pub(super) const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
     ("", &["notify"]),
-    ("mqtt", &["prefix", "discovery", "discovery_prefix", "commands"]),
+    ("mqtt", &["discovery", "discovery_prefix", "commands"]),
     ("policy", &["rollback", "signing_keys"]),
 ];
 

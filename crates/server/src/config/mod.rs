@@ -103,6 +103,8 @@ pub struct Server {
     pub allowed_networks: Vec<IpNet>,
     /// Where devices connect back to.
     pub callback: Callback,
+    /// Where devices fetch their image that are told by the broker.
+    pub pull: Pull,
     /// What the API takes from one client.
     pub limits: Limits,
 }
@@ -137,6 +139,17 @@ pub struct Callback {
     pub bind: IpAddr,
     /// The port; 0 = any free one.
     pub port: u16,
+}
+
+/// Where devices fetch their image that are told by the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pull {
+    /// The address of this machine; unspecified = all.
+    pub bind: IpAddr,
+    /// The port; 0 = any free one.
+    pub port: u16,
+    /// The name or address by which devices reach it; none = the address of this machine on the way to them.
+    pub host: Option<String>,
 }
 
 /// What the API takes from one client.
@@ -462,6 +475,7 @@ impl Default for Server {
             trusted_proxies: Vec::new(),
             allowed_networks: values::private().to_vec(),
             callback: Callback::default(),
+            pull: Pull::default(),
             limits: Limits::default(),
         }
     }
@@ -472,6 +486,16 @@ impl Default for Callback {
         Self {
             bind: Ipv4Addr::UNSPECIFIED.into(),
             port: 0,
+        }
+    }
+}
+
+impl Default for Pull {
+    fn default() -> Self {
+        Self {
+            bind: Ipv4Addr::UNSPECIFIED.into(),
+            port: 0,
+            host: None,
         }
     }
 }

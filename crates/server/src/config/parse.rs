@@ -15,8 +15,9 @@ use super::secrets::Sources;
 use super::values;
 use super::yaml::{self, Kind, Node};
 use super::{
-    AtOnce, Certificate, Config, ConfiguredDevice, DEFAULT_OTA_PASSWORD, FamilyBlock, FirmwareIndex, Group,
-    MaxFailures, Mqtt, Policy, Retention, Rollback, Schedule, Server, Tls, Webhook, What, Window, keys,
+    AtOnce, Callback, Certificate, Config, ConfiguredDevice, DEFAULT_OTA_PASSWORD, FamilyBlock,
+    FirmwareIndex, Group, MaxFailures, Mqtt, Policy, Pull, Retention, Rollback, Schedule, Server, Tls,
+    Webhook, What, Window, keys,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -236,6 +237,38 @@ impl Reader {
         }
     }
 
+    /// Where devices come to us.
+    fn doors_for_devices(&mut self, server: &mut Server, table: &Table<'_>) {
+        if let Some(node) = table.get("callback")
+            && let Some(table) = self.table(node, "server.callback", keys::CALLBACK)
+        {
+            let Callback { bind, port } = &mut server.callback;
+            self.door(&table, bind, port);
+        }
+        if let Some(node) = table.get("pull")
+            && let Some(table) = self.table(node, "server.pull", keys::PULL)
+        {
+            let Pull { bind, port, host } = &mut server.pull;
+            self.door(&table, bind, port);
+            *host = self.value(&table, "host", "`host: 192.168.1.5`", values::host);
+        }
+    }
+
+    fn door(&mut self, table: &Table<'_>, bind: &mut IpAddr, port: &mut u16) {
+        let address = self.value(table, "bind", "`bind: 192.168.1.5`", |text| {
+            text.parse::<IpAddr>()
+                .map_err(|_| "this is no address".to_owned())
+        });
+        set(bind, address);
+        let number = self.value(
+            table,
+            "port",
+            "`port: 40123`, or 0 for any free one",
+            port_from(0),
+        );
+        set(port, number);
+    }
+
     fn server(&mut self, server: &mut Server, node: &Node, folder: &Path) {
         let Some(table) = self.table(node, "server", keys::SERVER) else {
             return;
@@ -289,22 +322,7 @@ impl Reader {
                 server.allowed_networks = allowed;
             }
         }
-        if let Some(node) = table.get("callback")
-            && let Some(table) = self.table(node, "server.callback", keys::CALLBACK)
-        {
-            let bind = self.value(&table, "bind", "`bind: 192.168.1.5`", |text| {
-                text.parse::<IpAddr>()
-                    .map_err(|_| "this is no address".to_owned())
-            });
-            set(&mut server.callback.bind, bind);
-            let port = self.value(
-                &table,
-                "port",
-                "`port: 40123`, or 0 for any free one",
-                port_from(0),
-            );
-            set(&mut server.callback.port, port);
-        }
+        self.doors_for_devices(server, &table);
         if let Some(node) = table.get("limits")
             && let Some(table) = self.table(node, "server.limits", keys::LIMITS)
         {

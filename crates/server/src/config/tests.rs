@@ -819,12 +819,12 @@ fn a_key_that_nothing_comes_of_is_warned_of_by_its_name() {
     };
     let told = text(
         "windows: { night: { start: \"02:00\", duration: 3h } }\nnotify: { digest: 5m }\n\
-         mqtt: { broker: \"mqtts://b\", prefix: x, client_id: y, commands: null }\n\
+         mqtt: { broker: \"mqtts://b\", discovery: true, client_id: y, prefix: x, commands: null }\n\
          policy: { canary: 2, rollback: never, auto_enroll: false }\n",
     )
     .unwrap();
     let (_, keys) = told.split_once(": ").unwrap();
-    assert_eq!(keys, "notify, mqtt.prefix, policy.rollback.");
+    assert_eq!(keys, "notify, mqtt.discovery, policy.rollback.");
     let with_effect = "server: { limits: { failed_logins_per_minute: 60, body_bytes: 4096, image_bytes: 65536 } }\n\
          mqtt: { broker: \"mqtts://b\", cert: c.pem, key: k.pem }\nretention: { downloads: 4 }\n";
     assert_eq!(text(with_effect), None);
@@ -880,7 +880,10 @@ fn what_changed_is_told_in_words_and_whether_it_needs_a_restart() {
         ("server.tls.cert is now self-signed", true),
     ];
     assert_eq!(told, expected.map(|(text, restart)| (text.to_owned(), restart)));
-    let moved = good("server: { data: /srv/reflash, callback: { port: 40123 } }");
+    let moved = good(
+        "server: { data: /srv/reflash, callback: { port: 40123 }, pull: { port: 40124, host: reflash.lan, bind: 10.0.0.1 } }\n\
+         mqtt: { broker: \"mqtts://b\" }",
+    );
     assert!(
         Config::default()
             .diff(&moved)

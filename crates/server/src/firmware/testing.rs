@@ -198,6 +198,7 @@ pub(crate) fn families() -> Vec<Arc<dyn Family>> {
     let site = net::Site {
         dialer: Arc::new(net::Dialer::new(net::Networks::private(), None)),
         callback: None,
+        pull: None,
     };
     families::all(&site, &families::Ways::default())
 }

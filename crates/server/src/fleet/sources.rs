@@ -277,6 +277,12 @@ impl Fleet {
             let Some((family, candidate)) = recognised else {
                 continue;
             };
+            // What a broker says is a hint only: here, that a device could be told something there.
+            if let (Sighting::Mqtt { .. }, Some(pull), Some(id)) =
+                (&sighting, &self.inner.site.pull, &candidate.id)
+            {
+                pull.note(&id.hardware, true);
+            }
             let Some(address) = self.worth_a_look(source, &family, &candidate) else {
                 continue;
             };

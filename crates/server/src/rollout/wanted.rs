@@ -4,6 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use model::family::Method;
 use model::firmware::State as FirmwareState;
 use model::id::{DeviceId, Sha256, Strength};
 use model::image::{Image, ImageInfo, Refusal};
@@ -325,7 +326,15 @@ impl Rollouts {
         if let Some(refusal) = checked.refusals.into_iter().next() {
             return Ok(Err(Reason::new(refusal.rule, refusal.text, refusal.next_step)));
         }
-        let methods = known.family.methods(&known.device);
+        let mut methods = known.family.methods(&known.device);
+        if let Some(wish) = &wanted.method {
+            let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+            let why_not = no_such_method(wish, &names);
+            methods.retain(|method| method.as_str() == wish);
+            if methods.is_empty() {
+                return Ok(Err(why_not));
+            }
+        }
         if methods.is_empty() {
             return Ok(Err(Reason::new(
                 "no-method",
@@ -483,6 +492,22 @@ impl Rollouts {
             .await
             .map_err(|error| RolloutError::store(&error))
     }
+}
+
+/// Why a method that was asked for is not used.
+fn no_such_method(wish: &str, methods: &[&str]) -> Reason {
+    let next_step = match wish {
+        "mqtt" => {
+            "It takes a broker in the configuration, and a device that was heard there under its own name: \
+                   see the guide, mqtt.md."
+        }
+        _ => "Leave out --method.",
+    };
+    Reason::new(
+        "no-method",
+        format!("It takes no images by {wish}, but by {}.", methods.join(" and ")),
+        next_step,
+    )
 }
 
 /// The newest image for a device, as the fleet has worked it out.

@@ -65,6 +65,8 @@ pub struct WantedRollout {
     pub when_back_s: Option<u64>,
     /// The window of the configuration in which updates begin, by name. None: at once.
     pub window: Option<String>,
+    /// The only method to use, such as `espota`. None: those of each device, in their order.
+    pub method: Option<String>,
     /// What people call it.
     pub name: Option<String>,
     /// The number of an open rollout whose place this one takes: its devices that have not begun, with the images that were

@@ -54,6 +54,7 @@ impl Bench {
             site: Site {
                 dialer: Dialer::new(Networks::new([ALLOWED.parse().unwrap()]), None).into(),
                 callback: Some(callback),
+                pull: None,
             },
             ways,
             _accepting: accepting,

@@ -260,6 +260,7 @@ async fn fleet(store: &Arc<Store>, folder: &Path, ways: &Ways) -> (Fleet, Reposi
     let site = Site {
         dialer: Dialer::new(Networks::new([ALLOWED.parse().unwrap()]), None).into(),
         callback: None,
+        pull: None,
     };
     let families = families::all(&site, ways);
     let engine = Engine::new(Arc::clone(store)).unwrap();

@@ -133,6 +133,7 @@ fn site() -> Site {
     Site {
         dialer: Dialer::new(Networks::new([loopback]), None).into(),
         callback: None,
+        pull: None,
     }
 }
 

@@ -65,6 +65,18 @@ pub enum Fault {
     SlowAuth(f64),
     SplitAcks,
     GluedAcks,
+    NoWebUpdate,
+    NoMqttTrigger,
+    MqttSilent,
+    MqttRejects(String),
+    MqttNeverPulls,
+    MqttPullsTwice,
+    MqttWrongDigest,
+    MqttOtherId,
+    MqttNoFlash,
+    MqttNoDone,
+    MqttNonsenseProgress,
+    MqttLostAt(u32),
 }
 
 /// What comes in place of a status page.
@@ -97,6 +109,9 @@ pub enum EnableAnswer {
 const REDIRECT: &str = "http://127.0.0.1/api/status";
 /// Bytes a second of [`Fault::Slow`] without an argument. A matter of taste: a 1.25 MB image takes about a minute.
 const SLOW_BYTES_PER_S: u32 = 20_000;
+
+/// What [`Fault::MqttRejects`] says without an argument.
+const REJECTION: &str = "not now";
 
 /// Name, argument (empty = none, in brackets = may be left out), what happens.
 type Entry = (&'static str, &'static str, &'static str);
@@ -337,6 +352,58 @@ const LIST: &[Entry] = &[
         "",
         "Holds acknowledgements back and sends them together, the last ones together with the OK.",
     ),
+    (
+        "no-web-update",
+        "",
+        "The web server knows no /update: it answers 404 to an upload.",
+    ),
+    (
+        "no-mqtt-trigger",
+        "",
+        "Knows no command by MQTT and has no last will, as the firmware that was published.",
+    ),
+    (
+        "mqtt-silent",
+        "",
+        "Hears the command to update and neither answers nor pulls.",
+    ),
+    (
+        "mqtt-rejects",
+        "[TEXT]",
+        "Rejects every command to update, with TEXT (not now unless given).",
+    ),
+    (
+        "mqtt-never-pulls",
+        "",
+        "Accepts the command to update and never pulls.",
+    ),
+    (
+        "mqtt-pulls-twice",
+        "",
+        "Pulls the image, drops it and pulls it again.",
+    ),
+    (
+        "mqtt-wrong-digest",
+        "",
+        "Computes another digest of what it pulled, says failed and does not flash.",
+    ),
+    ("mqtt-other-id", "", "Answers commands under another request id."),
+    (
+        "mqtt-no-flash",
+        "",
+        "Pulls the image and says done; neither flashes nor restarts.",
+    ),
+    ("mqtt-no-done", "", "Never says done after the restart."),
+    (
+        "mqtt-nonsense-progress",
+        "",
+        "Reports progress that runs backward, is out of range or no number.",
+    ),
+    (
+        "mqtt-lost-at",
+        "BYTES",
+        "Loses the broker after so many bytes of a pull, until its next restart; the pull goes on.",
+    ),
 ];
 
 impl Fault {
@@ -454,6 +521,18 @@ impl Fault {
             },
             "split-acks" => Self::SplitAcks,
             "glued-acks" => Self::GluedAcks,
+            "no-web-update" => Self::NoWebUpdate,
+            "no-mqtt-trigger" => Self::NoMqttTrigger,
+            "mqtt-silent" => Self::MqttSilent,
+            "mqtt-rejects" => Self::MqttRejects(argument.unwrap_or(REJECTION).to_owned()),
+            "mqtt-never-pulls" => Self::MqttNeverPulls,
+            "mqtt-pulls-twice" => Self::MqttPullsTwice,
+            "mqtt-wrong-digest" => Self::MqttWrongDigest,
+            "mqtt-other-id" => Self::MqttOtherId,
+            "mqtt-no-flash" => Self::MqttNoFlash,
+            "mqtt-no-done" => Self::MqttNoDone,
+            "mqtt-nonsense-progress" => Self::MqttNonsenseProgress,
+            "mqtt-lost-at" => Self::MqttLostAt(word.parse()?),
             _ => bail!("fault {name:?} is listed but not known"),
         })
     }

@@ -102,6 +102,10 @@ pub(super) async fn serve(device: &Shared, mut stream: TcpStream, peer: SocketAd
             sleep(RESTART_DELAY).await;
             return After::Restart(Reason::Request, None);
         }
+        (_, "/update") if device.strikes(&Fault::NoWebUpdate) => {
+            // As with any other path that it does not know.
+            answer(&mut stream, 404, PLAIN, "Not found").await;
+        }
         ("GET", "/update") => answer(&mut stream, 200, HTML, UPDATE_PAGE).await,
         ("POST", "/update") => return Upload::new(device, stream, peer, &request).run().await,
         _ => answer(&mut stream, 404, PLAIN, "Not found").await,

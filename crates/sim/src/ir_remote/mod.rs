@@ -12,6 +12,7 @@ mod ota;
 mod pace;
 mod pages;
 mod presence;
+mod pull;
 mod slot;
 mod state;
 
@@ -389,6 +390,12 @@ async fn live(device: &Shared, udp: &UdpSocket, door: &Door, mut port: Port) -> 
         }
         if device.take_power_cycle() {
             return End::Restart(Reason::Power, None);
+        }
+        if let Some(command) = device.take_command() {
+            if let After::Restart(reason, held) = pull::obey(device, &command).await {
+                return End::Restart(reason, held);
+            }
+            continue;
         }
         let upheaval = device.upheaval();
         let upheaval_time = upheaval.as_ref().map(|(time, _)| *time);

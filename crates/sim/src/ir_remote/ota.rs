@@ -513,7 +513,7 @@ impl Trouble {
     /// The fault of the device that strikes first within an image that comes by `method`.
     pub(super) fn next(device: &Shared, method: Method) -> Option<Self> {
         let at = |fault: &Fault| match fault {
-            Fault::EarlyError(_) if method == Method::Http => None,
+            Fault::EarlyError(_) if method != Method::Espota => None,
             Fault::DropAfter(at)
             | Fault::DropOnceAfter(at)
             | Fault::StallAt(at)

@@ -4,23 +4,32 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use anyhow::Result;
-use tokio::{select, sync::watch, time::sleep};
+use anyhow::{Result, bail};
+use tokio::{
+    select,
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{
     config::{Auth, Mqtt},
     fault::Fault,
     pages,
+    pull::{Said, Topics},
     state::Shared,
 };
 use crate::{
     EventKind,
     mdns::{Service, Sockets, Voice},
-    mqtt::Publisher,
+    mqtt::{Client, PING_AFTER, Will},
 };
 
 /// Placeholder in a topic for the twelve hex digits of the MAC.
 const MAC_IN_TOPIC: &str = "<mac>";
+/// What it says of itself when it has come, and what the broker says once it is gone.
+/// The first is the real firmware's (PROTOCOLS.md E3); the second is ours, as E5 does not say it.
+const ONLINE: &str = "online";
+const OFFLINE: &str = "offline";
 /// Attempts without a single success after which the sketch leaves the broker alone until its next restart (`mqttMaxAttempts`).
 pub(super) const MQTT_MAX_ATTEMPTS: u32 = 5;
 /// Pause before sockets are opened again that could not be.
@@ -108,7 +117,11 @@ pub(super) async fn report(device: &Shared, mqtt: &Mqtt) {
             () = attempts(device, mqtt, ip) => {}
             () = went_down(&mut link, ip) => {}
         }
-        device.lock().mqtt.connected = false;
+        {
+            let mut state = device.lock();
+            state.mqtt.connected = false;
+            state.pull.said = None;
+        }
         went_down(&mut link, ip).await;
     }
 }
@@ -119,23 +132,51 @@ async fn attempts(device: &Shared, mqtt: &Mqtt, ip: Ipv4Addr) {
         if let Err(err) = session(device, mqtt, ip).await {
             tracing::debug!("{}: {err:#}", device.own_mac());
         }
-        if device.lock().mqtt.ended() {
+        let ended = {
+            let mut state = device.lock();
+            state.pull.said = None;
+            state.mqtt.ended() || state.pull.lost
+        };
+        if ended {
             return;
         }
         sleep(mqtt.retry).await;
     }
 }
 
+/// One connection to the broker: reports, and hands on what somebody commands.
 async fn session(device: &Shared, mqtt: &Mqtt, ip: Ipv4Addr) -> Result<()> {
     let client_id = pages::mqtt_client_id(device);
-    let topic = mqtt.topic.replace(MAC_IN_TOPIC, &device.reported_mac().bare());
-    let mut publisher = Publisher::connect(ip, &mqtt.broker, &client_id).await?;
-    publisher.publish(&topic, b"online", true).await?;
-    device.lock().mqtt = MqttReport {
-        connected: true,
-        connected_once: true,
-        ..MqttReport::default()
-    };
+    let mac = device.reported_mac().bare();
+    let topic = mqtt.topic.replace(MAC_IN_TOPIC, &mac);
+    let topics = Topics::of(&mac);
+    let has_trigger = !device.has(&Fault::NoMqttTrigger);
+    let will = has_trigger.then_some(Will {
+        topic: &topics.availability,
+        payload: OFFLINE,
+    });
+    let mut client = Client::connect(ip, &mqtt.broker, &client_id, will).await?;
+    client.publish(&topic, ONLINE.as_bytes(), true).await?;
+    // Dropped with the session: what is said without one is lost.
+    let (said, mut to_say) = mpsc::unbounded_channel();
+    if has_trigger {
+        client.subscribe(&topics.command).await?;
+        client
+            .publish(&topics.availability, ONLINE.as_bytes(), true)
+            .await?;
+        if let Some(answer) = device.answer_after_restart() {
+            client.publish(&topics.answer, answer.as_bytes(), false).await?;
+        }
+    }
+    {
+        let mut state = device.lock();
+        state.pull.said = has_trigger.then_some(said);
+        state.mqtt = MqttReport {
+            connected: true,
+            connected_once: true,
+            ..MqttReport::default()
+        };
+    }
     device.emit(
         EventKind::Published,
         vec![
@@ -143,11 +184,45 @@ async fn session(device: &Shared, mqtt: &Mqtt, ip: Ipv4Addr) -> Result<()> {
             ("topic", topic.as_str().into()),
         ],
     );
+    let mut beat = Instant::now() + mqtt.heartbeat;
+    let mut silence = Instant::now() + PING_AFTER;
+    let mut asked = false;
     loop {
-        publisher.keep(mqtt.heartbeat).await?;
-        publisher
-            .publish(&topic, pages::heartbeat(device).as_bytes(), false)
-            .await?;
+        // Dropping any of these futures loses nothing: `hear` keeps what it read, the others only wait.
+        select! {
+            heard = client.hear() => {
+                (asked, silence) = (false, Instant::now() + PING_AFTER);
+                let Some(message) = heard? else { continue };
+                if let Some(packet_id) = message.packet_id {
+                    client.acknowledge(packet_id).await?;
+                }
+                if message.topic == topics.command
+                    && let Some(answer) = device.commanded(message)
+                {
+                    client.publish(&topics.answer, answer.as_bytes(), false).await?;
+                }
+            }
+            Some(said) = to_say.recv() => match said {
+                Said::Answer(answer, written) => {
+                    client.publish(&topics.answer, answer.as_bytes(), false).await?;
+                    // Who does not wait for that is fine without it.
+                    let _gone = written.send(());
+                }
+                Said::HangUp => bail!("the broker is lost"),
+            },
+            () = sleep_until(beat) => {
+                beat += mqtt.heartbeat;
+                let payload = pages::heartbeat(device);
+                client.publish(&topic, payload.as_bytes(), false).await?;
+            }
+            () = sleep_until(silence) => {
+                if asked {
+                    bail!("the broker is silent");
+                }
+                client.ping().await?;
+                (asked, silence) = (true, Instant::now() + PING_AFTER);
+            }
+        }
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) mod error {
     pub(crate) const NOT_ENOUGH_SPACE: &str = "Not Enough Space";
     pub(crate) const FLASH_WRITE: &str = "Flash Write Failed";
     pub(crate) const MD5: &str = "MD5 Check Failed";
+    /// Not of `Update`: of the command by MQTT, which is ours (PROTOCOLS.md E5).
+    pub(crate) const SHA256: &str = "SHA-256 Check Failed";
     pub(crate) const ACTIVATE: &str = "Could Not Activate The Firmware";
     pub(crate) const ABORTED: &str = "Aborted";
     /// What the 3.x core says of a first byte that is not 0xE9.
@@ -35,6 +37,8 @@ pub(super) struct Slot {
     size: Option<u64>,
     /// Announced MD5, hex; `None` over HTTP.
     md5: Option<String>,
+    /// Announced SHA-256, hex; only a command by MQTT announces one.
+    sha256: Option<String>,
     n_written: u64,
     first: Option<u8>,
     hash: Md5,
@@ -60,10 +64,19 @@ impl Slot {
             capacity,
             size,
             md5,
+            sha256: None,
             n_written: 0,
             first: None,
             hash: Md5::new(),
             image: ImageReader::new(),
+        }
+    }
+
+    /// The same, for an image whose SHA-256 (hex) was announced.
+    pub(super) fn with_sha256(self, sha256: String) -> Self {
+        Self {
+            sha256: Some(sha256),
+            ..self
         }
     }
 
@@ -113,10 +126,14 @@ impl Slot {
         let md5_fits = self
             .md5
             .is_none_or(|md5| md5.eq_ignore_ascii_case(&hex::encode(self.hash.finalize())));
+        let sha256_fits = self
+            .sha256
+            .is_none_or(|sha256| sha256.eq_ignore_ascii_case(&hex::encode(facts.sha256)));
         let boots = facts.whole && facts.chip_id == chip_id && facts.min_revision <= chip_revision;
         let verdict = match first_byte {
             Err(text) => Err(text),
             Ok(()) if !md5_fits => Err(error::MD5),
+            Ok(()) if !sha256_fits => Err(error::SHA256),
             Ok(()) if self.command == Command::Flash && !boots => Err(error::ACTIVATE),
             Ok(()) => Ok(()),
         };

@@ -14,7 +14,11 @@ use super::{
     config::{Auth, Config},
     fault::Fault,
     presence::{Link, MqttReport},
-    slot::{Command, Received, error::MD5 as MD5_FAILED},
+    pull::PullState,
+    slot::{
+        Command, Received,
+        error::{MD5 as MD5_FAILED, SHA256 as SHA256_FAILED},
+    },
 };
 use crate::{EventKind, EventSink, Mac};
 
@@ -43,6 +47,10 @@ pub struct Counters {
     pub restarts: u64,
     /// HTTP requests read.
     pub http_requests: u64,
+    /// Commands to update that came by MQTT, those that the broker had kept not counted.
+    pub commands: u64,
+    /// Requests for the image of a command.
+    pub pulls: u64,
 }
 
 /// What runs on a device.
@@ -63,6 +71,8 @@ pub struct Running {
 pub(super) enum Method {
     Espota,
     Http,
+    /// Told by MQTT, pulled by HTTP.
+    Mqtt,
 }
 
 impl Method {
@@ -70,6 +80,7 @@ impl Method {
         match self {
             Self::Espota => "espota",
             Self::Http => "http",
+            Self::Mqtt => "mqtt",
         }
     }
 }
@@ -129,6 +140,7 @@ pub(super) struct State {
     pub(super) ota_enabled: bool,
     pub(super) report: OtaReport,
     pub(super) mqtt: MqttReport,
+    pub(super) pull: PullState,
     pub(super) power_cycle: bool,
     version: String,
     version_after: Option<String>,
@@ -174,6 +186,7 @@ impl Shared {
             ota_enabled: true,
             report: OtaReport::IDLE,
             mqtt: MqttReport::default(),
+            pull: PullState::default(),
             power_cycle: false,
             version: config.version.clone(),
             version_after: config.version_after.clone(),
@@ -481,7 +494,8 @@ impl Shared {
             return (error(if http { FAIL } else { text }), false);
         }
         let ours = |fault: &Fault| match fault {
-            Fault::Md5CheckFailed => !http,
+            Fault::Md5CheckFailed => method == Method::Espota,
+            Fault::MqttWrongDigest | Fault::MqttNoFlash => method == Method::Mqtt,
             Fault::HttpFail | Fault::HttpReset => http,
             Fault::ErrorText(_)
             | Fault::OkLost
@@ -506,6 +520,7 @@ impl Shared {
             Fault::ErrorText(text) => (error(&text), false),
             Fault::OkInErrorText => (error("Flash Write Failed, this is NOT OK"), false),
             Fault::HttpFail => (error(FAIL), false),
+            Fault::MqttWrongDigest => (error(SHA256_FAILED), false),
             Fault::OkLost | Fault::HttpReset => (
                 Ending {
                     reply: Reply::Reset,
@@ -520,7 +535,7 @@ impl Shared {
                 },
                 false,
             ),
-            Fault::OkNoReboot => (
+            Fault::OkNoReboot | Fault::MqttNoFlash => (
                 Ending {
                     reply: Reply::Ok,
                     restarts: false,
@@ -546,6 +561,7 @@ impl Shared {
         state.counters.restarts += 1;
         state.ota_enabled = ota_enabled;
         state.report = OtaReport::IDLE;
+        state.pull.restart();
         state.uptime_base_s = 0;
         state.boot = Instant::now();
         if state.crashes == Crashes::Once {

@@ -1,4 +1,4 @@
-//! A publisher that behaves as `PubSubClient` in a sketch does: quality of service 0, clean session, no last will.
+//! A client that behaves as `PubSubClient` in a sketch does: a clean session, and nothing that it says is acknowledged.
 
 mod packet;
 
@@ -15,24 +15,39 @@ use tokio::{
     time::timeout,
 };
 
+use self::packet::Heard;
+pub(crate) use self::packet::{Message, Will};
+
 /// Keep-alive, seconds (`PubSubClient.h`: `MQTT_KEEPALIVE`).
 const KEEP_ALIVE_S: u16 = 15;
 /// How long a broker may take to answer (`PubSubClient.h`: `MQTT_SOCKET_TIMEOUT`).
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(15);
 /// Silence after which the broker is asked whether it lives, and after which the connection is given up.
-const PING_AFTER: Duration = Duration::from_secs(15);
+pub(crate) const PING_AFTER: Duration = Duration::from_secs(15);
+/// Longest packet that is looked at, bytes; longer ones are dropped, as `PubSubClient` does.
+/// Guess: what a sketch would give to `setBufferSize` for the commands of PROTOCOLS.md E5.
+const PACKET_MAX_LEN: usize = 2048;
 
 /// A connection to a broker.
-pub(crate) struct Publisher {
+pub(crate) struct Client {
     stream: TcpStream,
+    /// What came and was not looked at yet.
+    read: Vec<u8>,
+    /// Bytes of a packet that is too long that are still to come.
+    n_skipped: usize,
 }
 
-impl Publisher {
+impl Client {
     /// Connects from `own`, where the broker can be reached from there.
     ///
     /// # Errors
     /// When the broker cannot be reached or does not let the client in.
-    pub(crate) async fn connect(own: Ipv4Addr, broker: &str, client_id: &str) -> Result<Self> {
+    pub(crate) async fn connect(
+        own: Ipv4Addr,
+        broker: &str,
+        client_id: &str,
+        will: Option<Will<'_>>,
+    ) -> Result<Self> {
         let address = lookup_host(broker)
             .await
             .with_context(|| format!("looking up {broker}"))?
@@ -46,7 +61,7 @@ impl Publisher {
             let mut stream = socket.connect(address).await?;
             stream.set_nodelay(true)?;
             stream
-                .write_all(&packet::connect(client_id, KEEP_ALIVE_S))
+                .write_all(&packet::connect(client_id, KEEP_ALIVE_S, will))
                 .await?;
             let mut connack = [0; packet::CONNACK_LEN];
             stream.read_exact(&mut connack).await?;
@@ -59,39 +74,62 @@ impl Publisher {
         if !packet::is_welcome(connack) {
             bail!("{broker} refuses {client_id}: code {}", connack[3]);
         }
-        Ok(Self { stream })
+        Ok(Self {
+            stream,
+            read: Vec::new(),
+            n_skipped: 0,
+        })
     }
 
     /// Publishes; nobody acknowledges.
     pub(crate) async fn publish(&mut self, topic: &str, payload: &[u8], retained: bool) -> Result<()> {
-        let bytes = packet::publish(topic, payload, retained);
-        timeout(SOCKET_TIMEOUT, self.stream.write_all(&bytes)).await??;
-        Ok(())
+        self.send(&packet::publish(topic, payload, retained)).await
     }
 
-    /// Keeps the connection alive for so long, or until it ends.
-    pub(crate) async fn keep(&mut self, for_so_long: Duration) -> Result<()> {
-        let end = tokio::time::Instant::now() + for_so_long;
-        let mut asked = false;
-        let mut bytes = [0; 256];
+    /// Listens to a topic.
+    pub(crate) async fn subscribe(&mut self, topic: &str) -> Result<()> {
+        self.send(&packet::subscribe(topic)).await
+    }
+
+    /// Asks the broker whether it lives.
+    pub(crate) async fn ping(&mut self) -> Result<()> {
+        self.send(&packet::PING).await
+    }
+
+    /// Acknowledges a message.
+    pub(crate) async fn acknowledge(&mut self, packet_id: u16) -> Result<()> {
+        self.send(&packet::acknowledge(packet_id)).await
+    }
+
+    /// The next thing that the broker says, which may be no message; to drop this future loses nothing.
+    ///
+    /// # Errors
+    /// When the broker closed the connection, or talks nonsense.
+    pub(crate) async fn hear(&mut self) -> Result<Option<Message>> {
         loop {
-            let now = tokio::time::Instant::now();
-            let pause = end.saturating_duration_since(now);
-            if pause.is_zero() {
-                return Ok(());
-            }
-            match timeout(pause.min(PING_AFTER), self.stream.read(&mut bytes)).await {
-                // Nothing was subscribed to, so that only answers to pings come.
-                Ok(Ok(1..)) => asked = false,
-                Ok(Ok(0)) => bail!("the broker closed the connection"),
-                Ok(Err(err)) => return Err(err.into()),
-                Err(_) if pause <= PING_AFTER => {}
-                Err(_) if asked => bail!("the broker is silent"),
-                Err(_) => {
-                    timeout(SOCKET_TIMEOUT, self.stream.write_all(&packet::PING)).await??;
-                    asked = true;
+            let n_dropped = self.n_skipped.min(self.read.len());
+            self.n_skipped -= n_dropped;
+            self.read.drain(..n_dropped);
+            if let Some((heard, len)) = packet::first_packet(&self.read, PACKET_MAX_LEN) {
+                self.read.drain(..len);
+                match heard {
+                    Heard::Message(message) => return Ok(Some(message)),
+                    Heard::Answer => return Ok(None),
+                    Heard::TooLong(len) => {
+                        self.n_skipped = len;
+                        continue;
+                    }
+                    Heard::Nonsense => bail!("the broker talks nonsense"),
                 }
             }
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                bail!("the broker closed the connection");
+            }
         }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        timeout(SOCKET_TIMEOUT, self.stream.write_all(bytes)).await??;
+        Ok(())
     }
 }

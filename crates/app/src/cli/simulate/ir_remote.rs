@@ -57,7 +57,7 @@ pub(super) struct IrRemoteArguments {
     /// Port of multicast DNS; others than 5353 keep a test to itself.
     #[arg(long, hide = true, default_value_t = Config::MDNS_PORT, requires = "mdns")]
     mdns_port: u16,
-    /// Broker to which they report by MQTT.
+    /// Broker to which they report, and where they are told to update.
     #[arg(long, value_name = "HOST:PORT", value_parser = broker)]
     mqtt: Option<String>,
     /// Where they report; `<mac>` stands for twelve digits.
