@@ -13,6 +13,7 @@ mod home;
 mod kills;
 mod limits;
 mod steering;
+mod undisturbed;
 
 use std::pin::Pin;
 
