@@ -181,16 +181,18 @@ fn every_member_inherits_the_lints() {
 }
 
 /// What `docs/faults.md` must have a row of (../shared/RELIABILITY.md, sections 2 and 3), as first and last number.
-const DEFENDED: [(char, u32, u32); 8] = [
+const DEFENDED: [(char, u32, u32); 7] = [
     ('T', 1, 9),
     ('T', 15, 17),
     ('T', 19, 19),
     ('T', 21, 27),
     ('T', 30, 32),
     ('T', 35, 37),
-    ('F', 1, 18),
-    ('F', 72, 78),
+    ('F', 1, 91),
 ];
+
+/// Rows of what is not built yet: they say so in place of a test, and with what they come.
+const NOT_BUILT: [&str; 3] = ["F79", "F81", "F82"];
 
 /// The words in backticks that name a test: `FILE::NAME`.
 fn tests_named_in(cell: &str) -> Vec<(&str, &str)> {
@@ -239,9 +241,12 @@ fn every_defence_has_a_row_and_every_row_a_test() {
 
     let mut wrong = Vec::new();
     for (number, tests) in &rows {
+        let says_with_what_it_comes = tests.starts_with("comes with ");
         let tests = tests_named_in(tests);
-        if tests.is_empty() {
-            wrong.push(format!("{number} names no test"));
+        if tests.is_empty() != NOT_BUILT.contains(&number.as_str())
+            || tests.is_empty() != says_with_what_it_comes
+        {
+            wrong.push(format!("{number} names no test, or says that it is not built"));
         }
         for (file, name) in tests {
             let source = std::fs::read_to_string(root().join(file)).unwrap_or_default();

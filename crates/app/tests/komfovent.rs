@@ -533,6 +533,11 @@ async fn a_broken_unit_ends_in_the_outcome_of_its_fault_and_is_not_pushed_to_twi
         &mut all,
         a_unit_whose_address_an_update_resets_is_said_to_be_at_the_vendors_address(),
     );
+    start_later(&mut all, a_unit_that_comes_back_without_registers_is_unverified());
+    start_later(
+        &mut all,
+        a_unit_that_comes_back_without_its_pages_is_proven_by_its_registers(),
+    );
     start_later(&mut all, a_user_name_too_long_is_not_sent());
     start_later(
         &mut all,
@@ -549,6 +554,33 @@ async fn a_unit_whose_address_an_update_resets_is_said_to_be_at_the_vendors_addr
     let ended = run(command).await;
     check(&ended, "C8 1.1.3.9", "unverified", Some("no return"));
     assert!(next_step(&ended).contains("192.168.0.60"), "{ended:#?}");
+}
+
+/// A push whose unit has this fault from its restart on.
+async fn pushed_and_then(fault: &str) -> (Rig, Ended) {
+    let rig = Rig::start(|_| {});
+    let mut command = rig.push(NEW);
+    command.args(["--return-within", "15s"]);
+    let running = Running::start(command);
+    rig.wait(EventKind::Rebooting).await;
+    rig.unit.set_faults(vec![Fault::parse(fault).unwrap()]);
+    let ended = running.end().await;
+    let counters = rig.counters();
+    assert_eq!((counters.receiving, counters.flashed), (1, 1), "{fault}");
+    (rig, ended)
+}
+
+/// RELIABILITY.md F60.
+async fn a_unit_that_comes_back_without_registers_is_unverified() {
+    let (_rig, ended) = pushed_and_then("modbus-silent").await;
+    check(&ended, "modbus-silent", "unverified", Some("no return"));
+}
+
+/// Its registers say what runs (DESIGN.md, "Outcomes"); its pages have nothing to add to that.
+async fn a_unit_that_comes_back_without_its_pages_is_proven_by_its_registers() {
+    let (rig, ended) = pushed_and_then("http-silent").await;
+    check(&ended, "http-silent", "updated", None);
+    assert!(rig.runs_new());
 }
 
 async fn a_user_name_too_long_is_not_sent() {

@@ -12,6 +12,7 @@ mod discovery;
 mod mosquitto;
 mod need;
 mod netns;
+mod partition;
 mod presence;
 mod process;
 mod server;

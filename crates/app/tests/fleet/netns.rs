@@ -141,6 +141,14 @@ impl Host {
         ));
     }
 
+    /// One address less; what was said from it reaches nobody any more.
+    pub(crate) fn remove_address(&self, address: Ipv4Addr) {
+        let namespace = &self.namespace;
+        ip(&format!(
+            "-n {namespace} address del {address}/24 dev {INTERFACE}"
+        ));
+    }
+
     /// Pulls the cable out of the switch: nothing says that the host is gone.
     pub(crate) fn unplug(&self) {
         ip(&format!("-n {} link set {} nomaster", self.bridge, self.cable));

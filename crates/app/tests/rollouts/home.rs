@@ -234,6 +234,26 @@ impl Home {
         .unwrap();
     }
 
+    /// Lets the server have so many open files and connections, at most 1,024.
+    pub(crate) fn limit_descriptors(&self, n: u64) {
+        let limit = Rlimit {
+            current: Some(n),
+            maximum: Some(1024),
+        };
+        let server = process(self.server.as_ref().unwrap());
+        prlimit(Some(server), Resource::Nofile, limit).unwrap();
+    }
+
+    /// Connections to the server that say nothing.
+    pub(crate) fn idle_connections(&self, n: usize) -> Vec<UnixStream> {
+        let socket = self.folder.path().join("reflash.sock");
+        let connect = || UnixStream::connect(&socket);
+        std::iter::repeat_with(connect)
+            .take(n)
+            .map_while(Result::ok)
+            .collect()
+    }
+
     pub(crate) fn told(&self) -> String {
         self.server.as_ref().map(Running::told).unwrap_or_default()
     }

@@ -15,6 +15,7 @@ mod kills;
 mod limits;
 mod pull;
 mod steering;
+mod undisturbed;
 
 use std::pin::Pin;
 
