@@ -1,8 +1,5 @@
 //! Puts the page into the program: every file of `page/` as it is and compressed, so that nothing is compressed at run time.
-#![expect(
-    clippy::print_stdout,
-    reason = "this is how a build script talks to cargo"
-)]
+#![expect(clippy::print_stdout, reason = "this is how a build script talks to cargo")]
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -12,7 +9,11 @@ use std::{env, fs};
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=page");
     println!("cargo::rerun-if-changed=build.rs");
-    let folder = |name| env::var_os(name).map(PathBuf::from).ok_or(io::ErrorKind::NotFound);
+    let folder = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .ok_or(io::ErrorKind::NotFound)
+    };
     let (page, out) = (folder("CARGO_MANIFEST_DIR")?.join("page"), folder("OUT_DIR")?);
     let mut names = Vec::new();
     collect(&page, "", &mut names)?;

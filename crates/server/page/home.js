@@ -356,8 +356,16 @@ setInterval(() => {
   // What no event tells: signal, memory, last seen.
   if (home.me && home.live && !document.hidden) throttled("list", loadDevices, 10_000);
 }, 30_000);
+// A browser has six connections to a server; a tab that nobody looks at must not keep one.
+const HIDDEN_MS = 20_000;
+let hidden = null;
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && home.me) throttled("all", refresh, 5000);
+  clearTimeout(hidden);
+  if (document.hidden) hidden = setTimeout(close, HIDDEN_MS);
+  else if (home.me) {
+    if (source === null) follow();
+    throttled("all", refresh, 5000);
+  }
 });
 
 /** Samples of a running transfer: enough for a plot, and bounded. */

@@ -9,7 +9,9 @@ use axum::Router;
 use axum::extract::Path;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
+use http::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
+};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use sha2::Digest as _;
 
@@ -173,7 +175,10 @@ mod tests {
         assert!(!index.contains(ROOT) && index.contains(&*VERSION));
         assert!(!index.contains("<style") && !index.contains("style=") && !index.contains(" on"));
         for script in index.split("<script").skip(1) {
-            assert!(script.contains("src=") && script.contains("></script>"), "{script}");
+            assert!(
+                script.contains("src=") && script.contains("></script>"),
+                "{script}"
+            );
         }
     }
 

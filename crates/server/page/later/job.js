@@ -27,15 +27,25 @@ function sentence(event, job, next) {
   }
 }
 
+/** Whether the whole image has arrived: the device said so, or restarted for it. */
+const arrived = (evidence) => evidence.verdict === "OK" || (evidence.push_s !== null && evidence.away_s !== null);
+
 /** The five things that prove an update, and which of them were seen. */
 function proof({ evidence, state }) {
   if (!evidence) return [];
   const ended = !isRunning(state);
   const went = evidence.away_s !== null || (evidence.uptime_after_s !== null && evidence.uptime_before_s !== null && evidence.uptime_after_s < evidence.uptime_before_s);
   const seen = evidence.version_after !== null;
-  const mark = (yes) => (yes ? "good" : ended ? "bad" : "off");
+  // The first that was not seen is where it failed; what would have come after it never could.
+  let broke = false;
+  const mark = (yes) => {
+    if (yes) return "good";
+    const tone = ended && !broke ? "bad" : "off";
+    broke = true;
+    return tone;
+  };
   return [
-    [mark(evidence.verdict === "OK" || (evidence.push_s !== null && went)), "uploaded", evidence.push_s === null ? null : say("proof.uploaded", { size: bytes(evidence.len_bytes), took: lasting(evidence.push_s) })],
+    [mark(arrived(evidence)), "uploaded", evidence.push_s === null || !arrived(evidence) ? null : say("proof.uploaded", { size: bytes(evidence.len_bytes), took: lasting(evidence.push_s) })],
     [mark(went), "away", went ? (evidence.away_s === null ? say("proof.away-up") : say("proof.away", { took: lasting(evidence.away_s) })) : null],
     [mark(seen && evidence.identity_after === evidence.identity_before && went), "back", seen && went ? say("proof.back") : null],
     [mark(seen && (state.startsWith("updated") || state === "already-current")), "verified", seen ? say("proof.verified", { before: evidence.version_before ?? "?", after: evidence.version_after }) : null],
@@ -62,7 +72,7 @@ function Job({ id }) {
     if (await confirm({ title: say("cancel-job.title", { name }), points: [say("cancel-job.point-1"), say("cancel-job.point-2")], act: say("cancel-job.act") })) await attempt(() => ask("POST", `jobs/${id}/cancel`).then(setJob), say("cancel-job.done"));
   };
   const { evidence } = job;
-  const mean = evidence?.push_s ? evidence.len_bytes / evidence.push_s : null;
+  const mean = evidence?.push_s && arrived(evidence) ? evidence.len_bytes / evidence.push_s : null;
   return html`
     <${Head} title=${name} back=${job.rollout ? [`#/rollout/${job.rollout}`, say("rollout.of", { n: job.rollout })] : ["#/history", say("nav.history")]} beside=${html`<p class="under"><span class="mono">${evidence?.version_before ?? "?"}</span> ${say("to")} <span class="mono">${job.firmware ?? job.sha256.slice(0, 12)}</span></p>`}>
       ${isRunning(now) && html`<button class="button danger" disabled=${!may("operator")} onClick=${cancel}>${say("cancel-job.act")}</button>`}
@@ -76,7 +86,7 @@ function Job({ id }) {
       ${job.next_step && !live && html`<p><strong>${say("next-step")}</strong> <${NextStep} rule=${job.reason} text=${job.next_step} /></p>`}
     </section>
     <section class="card"><h2>${say("job.proof")}</h2>
-      <ol class="proof">${proof({ ...job, state: now }).map(([tone, step, text]) => html`<li class=${tone}><${Standing} tone=${tone}><strong>${say(`proof.${step}-word`)}</strong><span class="hidden"> ${say(`proof.${tone}`)}</span></${Standing}><span class="quiet">${text ?? say(tone === "bad" ? "proof.not" : "proof.not-yet")}</span></li>`)}</ol>
+      <ol class="proof">${proof({ ...job, state: now }).map(([tone, step, text]) => html`<li class=${tone}><${Standing} tone=${tone}><strong>${say(`proof.${step}-word`)}</strong><span class="hidden"> ${say(tone === "off" && !isRunning(now) ? "proof.never" : `proof.${tone}`)}</span></${Standing}><span class="quiet">${text ?? say(tone === "bad" ? "proof.not" : isRunning(now) ? "proof.not-yet" : "proof.never")}</span></li>`)}</ol>
     </section>
     <div class="columns two">
       <section class="card"><h2>${say("job.timeline")}</h2>
@@ -89,7 +99,7 @@ function Job({ id }) {
       </section>
       <div>
         <section class="card"><h2>${say("job.transfer")}</h2>
-          <${Plot} title=${say("job.rate")} points=${rate} unit=${(n) => `${bytes(Math.round(n))}/s`} from_zero empty=${mean ? say("job.mean", { rate: `${bytes(Math.round(mean))}/s`, size: bytes(evidence.len_bytes), took: lasting(evidence.push_s) }) : say("job.no-rate")} />
+          <${Plot} title=${say("job.rate")} points=${rate} unit=${(n) => `${bytes(Math.round(n))}/s`} from_zero empty=${mean ? say("job.mean", { rate: `${bytes(Math.round(mean))}/s`, size: bytes(evidence.len_bytes), took: lasting(evidence.push_s) }) : say(evidence?.push_s && job.state !== "refused" ? "job.cut" : "job.no-rate")} />
           ${rate.length > 1 && mean && html`<p class="quiet">${say("job.mean-short", { rate: `${bytes(Math.round(mean))}/s` })}</p>`}
         </section>
         <section class="card"><h2>${say("job.facts")}</h2><${Facts} rows=${[

@@ -42,6 +42,17 @@ function Member({ member, cancel }) {
   </li>`;
 }
 
+/** As many of a wave as one can look at: what went wrong first, then what runs. */
+const SHOWN = 60;
+const URGENCY = ["bad", "warn", "busy", "off", "good"];
+
+function Members({ members, cancel }) {
+  const [all, setAll] = useState(false);
+  const shown = all || members.length <= SHOWN ? members : [...members].sort((a, b) => URGENCY.indexOf(toneOf(a.state)) - URGENCY.indexOf(toneOf(b.state))).slice(0, SHOWN);
+  return html`<ul>${shown.map((member) => html`<${Member} key=${member.device} member=${member} cancel=${cancel} />`)}</ul>
+    ${shown.length < members.length && html`<button class="button small wide" onClick=${() => setAll(true)}>${say("wave.all", { n: members.length })}</button>`}`;
+}
+
 function Rollout({ id }) {
   useTopics(`rollout:${id}`, "running");
   const [missing, setMissing] = useState(false);
@@ -89,7 +100,7 @@ function Rollout({ id }) {
       const is = over || done === members.length ? "done" : wave <= rollout.wave ? "open" : "later";
       return html`<section class="lane ${is}" key=${wave} aria-labelledby="wave-${wave}">
         <header><h2 id="wave-${wave}">${wave === 0 && rollout.n_waves > 1 ? say("wave.first") : say("wave.nth", { n: wave + 1 })}</h2><span class="quiet">${is === "later" ? say("wave.later") : say("rollout.ended-of", { n: done, of: members.length })}</span></header>
-        <ul>${members.map((member) => html`<${Member} key=${member.device} member=${member} cancel=${cancel} />`)}</ul>
+        <${Members} members=${members} cancel=${cancel} />
       </section>`;
     })}
     ${rollout.left_out.length > 0 && html`<section class="lane later" aria-labelledby="left-out"><header><h2 id="left-out">${say("plan.left-out")}</h2><span class="quiet">${say("n-devices", { n: rollout.left_out.length })}</span></header>

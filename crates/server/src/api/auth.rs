@@ -333,7 +333,9 @@ impl Doorkeeper {
         let now_ms = self.clock.now().wall_ms;
         let session = self.remembered().sessions.get(&id_hash).cloned();
         let ended = || Failure::unauthorized("this session has ended");
-        let session = session.filter(|session| now_ms < session.until_ms).ok_or_else(ended)?;
+        let session = session
+            .filter(|session| now_ms < session.until_ms)
+            .ok_or_else(ended)?;
         let token_hash = unhex(&session.token_hash).ok_or_else(ended)?;
         // The token is asked for each time: a session ends with it.
         let row = self
@@ -377,7 +379,10 @@ impl Doorkeeper {
             let mut remembered = self.remembered();
             remembered.sessions.retain(|_, session| now_ms < session.until_ms);
             if remembered.sessions.len() >= N_SESSIONS {
-                let oldest = remembered.sessions.iter().min_by_key(|(_, session)| session.until_ms);
+                let oldest = remembered
+                    .sessions
+                    .iter()
+                    .min_by_key(|(_, session)| session.until_ms);
                 if let Some(oldest) = oldest.map(|(id_hash, _)| *id_hash) {
                     remembered.sessions.remove(&oldest);
                 }
