@@ -26,8 +26,22 @@ export async function open(browser, url, { width = 1440, scheme = "light", local
     // The first question, who is here, is answered with 401 where nobody is; servers are stopped on purpose.
     if (line.type() === "error" && !/status of 401|ERR_CONNECTION|ERR_EMPTY|ERR_INCOMPLETE|status of 4\d\d/.test(line.text())) page.wrong.push(line.text());
   });
+  if (process.env.PAGE_FROM_DISK) await fromDisk(page, url);
   await page.goto(url);
   return page;
+}
+
+const TYPES = { html: "text/html", js: "text/javascript", css: "text/css", svg: "image/svg+xml" };
+
+/** With PAGE_FROM_DISK=1 a changed page is tried without building the program again; CI tests what is built in. */
+async function fromDisk(page, url) {
+  const { headers } = await fetch(url);
+  const policy = headers.get("content-security-policy");
+  await page.route((at) => at.pathname === "/" || at.pathname.startsWith("/page/"), (route) => {
+    const name = new URL(route.request().url()).pathname.replace(/^\/page\/[^/]+\//, "").replace(/^\/$/, "index.html");
+    const text = readFileSync(new URL(`../../crates/server/page/${name}`, import.meta.url), "utf8");
+    route.fulfill({ body: text.replaceAll("{{root}}", "/page/disk"), contentType: TYPES[name.split(".").pop()], headers: { "Content-Security-Policy": policy } });
+  });
 }
 
 export async function signIn(page, token) {

@@ -74,6 +74,7 @@ class Processes {
     return new Promise((done, failed) => {
       const lines = createInterface({ input: child.stdout });
       lines.on("line", (line) => isReady(line) && done({ child, line }));
+      child.once("error", failed);
       child.once("exit", (code) => failed(new Error(`${args.join(" ")} ended with ${code}: ${errors}`)));
     });
   }
