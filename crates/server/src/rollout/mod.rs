@@ -112,8 +112,6 @@ struct State {
     running: HashMap<(RolloutId, DeviceId), Running>,
     /// The last job of each device, of open rollouts and since the start of the program.
     last_jobs: BTreeMap<(RolloutId, DeviceId), JobId>,
-    /// Bytes that were acknowledged in all running pushes, counted on.
-    acked_bytes: u64,
     /// Why the last decision could not be stored; none after one that could.
     not_stored: Option<String>,
     /// Whether the wall clock can be believed.

@@ -55,7 +55,6 @@ impl Rollouts {
                     about,
                     running: HashMap::new(),
                     last_jobs: BTreeMap::new(),
-                    acked_bytes: 0,
                     not_stored: None,
                     clock: Watch::new(newest_ms),
                     verdict: Verdict::Sane,
