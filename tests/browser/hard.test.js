@@ -54,6 +54,63 @@ test("a hostile name and version are text in every view", async () => {
   await page.context().close();
 });
 
+/** A hundred ways to be more than text, in ten shapes around ten deeds. */
+const PAYLOADS = ["<img src=x onerror=%>", "<svg onload=%>", "<script>%</script>", "\"><script>%</script>", "' onmouseover='%", "<iframe srcdoc='<script>%</script>'>", "<a href=javascript:%>x</a>", "<style>*{background:url(javascript:%)}</style>", "${%}", "</title><b>%</b>"].flatMap((shape) =>
+  Array.from({ length: 10 }, (_, n) => shape.replace("%", `globalThis.harmed=${n}`)),
+);
+
+/** RELIABILITY.md T25. */
+test("a hundred payloads bring no node and run nothing", async () => {
+  const page = await fleet();
+  await page.setViewportSize({ width: 1440, height: 6000 });
+  const [one] = await world.ask("GET", "devices");
+  const nodes = async (texts) => {
+    const devices = texts.map((text, n) => ({
+      ...one,
+      id: n.toString(16).padStart(12, "0"),
+      name: `${String(n).padStart(3, "0")}${text}`,
+      title: text,
+      host_name: text,
+      address: text,
+      group: text,
+      tags: [text],
+      reported_version: text,
+      versions: { firmware: text },
+      chip: text,
+      model: text,
+      trouble: text,
+      pinned: text,
+      skipped: [text],
+      offered: true,
+      latest: { sha256: "0".repeat(64), name: text, file_name: text, why_not: text },
+      conflict: { kind: text, text, next_step: text },
+      warnings: [{ rule: text, text }],
+    }));
+    await page.unrouteAll();
+    await page.route("**/api/v1/devices", (route) => route.fulfill({ json: devices }));
+    await page.route("**/api/v1/devices/*", (route) => route.fulfill({ json: devices[7] }));
+    const count = () => page.evaluate(() => {
+      const tags = {};
+      for (const { localName } of document.querySelectorAll("body *")) tags[localName] = (tags[localName] ?? 0) + 1;
+      return { ...tags, harmed: globalThis.harmed ?? null };
+    });
+    await page.goto(`${world.url}/#/`);
+    await page.reload();
+    await page.getByText("100 devices.").waitFor();
+    await page.locator("tbody tr").nth(99).waitFor();
+    const table = await count();
+    await page.evaluate((id) => (location.hash = `#/device/${id}`), devices[7].id);
+    await page.getByText("What you can change").waitFor();
+    await page.getByText("It could not be asked").waitFor();
+    return { table, device: await count() };
+  };
+  const plain = await nodes(PAYLOADS.map(() => "plain"));
+  assert.deepEqual(await nodes(PAYLOADS), plain);
+  assert.equal(plain.table.harmed, null);
+  assert.deepEqual(page.wrong, []);
+  await page.context().close();
+});
+
 test("a rollout is followed over a restart of the server, without signing in again", async () => {
   const page = await fleet();
   const rollout = await world.ask("POST", "rollouts", { devices: [world.ids[10], world.ids[11]], name: "Over a restart" });

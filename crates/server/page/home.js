@@ -110,9 +110,13 @@ export async function begin() {
     const me = await get("whoami");
     // Who comes by a token or the local socket has no session; the page wants one.
     home.me = me.csrf_token ? me : null;
+    home.trouble = null;
   } catch (refusal) {
     home.me = null;
-    if (!(refusal instanceof Refusal)) home.trouble = "unreachable";
+    if (!(refusal instanceof Refusal)) {
+      home.trouble = "unreachable";
+      setTimeout(() => home.me === null && home.trouble && begin(), 3000);
+    } else home.trouble = null;
   }
   tell("me");
   if (home.me) await enter();
@@ -266,6 +270,7 @@ export async function refresh() {
     for (const id of [...shown].slice(0, 10)) await loadRollout(id);
   } catch (refusal) {
     if (!(refusal instanceof Refusal)) home.trouble = "unreachable";
+    if (!home.loaded && home.me) throttled("all", refresh, 3000);
     tell("loaded", "link");
   }
 }
@@ -324,7 +329,7 @@ function follow() {
     home.trouble = null;
     tell("link");
     // How far updates were meanwhile is in no event.
-    if (!first) throttled("all", refresh, 2000);
+    if (!first || !home.loaded) throttled("all", refresh, 2000);
   });
   source.addEventListener("gap", () => throttled("all", refresh, 2000));
   source.addEventListener("message", (event) => happened(JSON.parse(event.data)));

@@ -65,7 +65,9 @@ function Device({ id }) {
     }
   };
 
-  const failed = failure(device);
+  const failing = failure(device);
+  // What came by an event has no next step; the history has.
+  const failed = failing && ((jobs ?? []).find((job) => job.id === failing.id) ?? failing);
   const running = home.progress.get(id);
   const looks = [...(home.health.get(id) ?? [])].reverse();
   const course = (of) => looks.map((look) => [look.at_ms, look.online ? look[of] : null]);

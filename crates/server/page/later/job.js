@@ -48,7 +48,7 @@ function proof({ evidence, state }) {
     [mark(arrived(evidence)), "uploaded", evidence.push_s === null || !arrived(evidence) ? null : say("proof.uploaded", { size: bytes(evidence.len_bytes), took: lasting(evidence.push_s) })],
     [mark(went), "away", went ? (evidence.away_s === null ? say("proof.away-up") : say("proof.away", { took: lasting(evidence.away_s) })) : null],
     [mark(seen && evidence.identity_after === evidence.identity_before && went), "back", seen && went ? say("proof.back") : null],
-    [mark(seen && (state.startsWith("updated") || state === "already-current")), "verified", seen ? say("proof.verified", { before: evidence.version_before ?? "?", after: evidence.version_after }) : null],
+    [mark(seen && (state.startsWith("updated") || ["already-current", "soaking", "restoring"].includes(state))), "verified", seen ? say("proof.verified", { before: evidence.version_before ?? "?", after: evidence.version_after }) : null],
     [mark(evidence.watched_s !== null && state.startsWith("updated")), "soaked", evidence.watched_s === null ? null : say("proof.soaked", { took: lasting(evidence.watched_s) })],
   ];
 }
@@ -67,7 +67,11 @@ function Job({ id }) {
   const name = job.name ?? job.device;
   const now = live?.state ?? job.state;
   const samples = live?.samples ?? (home.lastSamples?.job === job.id ? home.lastSamples.samples : []);
-  const rate = samples.slice(1).map(([ms, acked], idx) => [ms, ((acked - samples[idx][1]) * 1000) / Math.max(1, ms - samples[idx][0])]);
+  // Over the second before each sample: devices take whole blocks, and a quarter of a second shows little but those.
+  const rate = samples.flatMap(([ms, acked], idx) => {
+    const from = samples.slice(0, idx).findLast(([earlier]) => ms - earlier >= 900) ?? samples[0];
+    return ms - from[0] < 200 ? [] : [[ms, ((acked - from[1]) * 1000) / (ms - from[0])]];
+  });
   const cancel = async () => {
     if (await confirm({ title: say("cancel-job.title", { name }), points: [say("cancel-job.point-1"), say("cancel-job.point-2")], act: say("cancel-job.act") })) await attempt(() => ask("POST", `jobs/${id}/cancel`).then(setJob), say("cancel-job.done"));
   };
