@@ -28,6 +28,10 @@ deny:
 demo *ARGUMENTS:
     cargo run --release -- demo {{ ARGUMENTS }}
 
+# The page in a real browser; with SCREENSHOTS=FOLDER it leaves pictures of it there
+browser:
+    .ci/run browser
+
 # The folder of the server that the next three speak of; another one: just data=/tmp/x serve
 data := "target/data"
 

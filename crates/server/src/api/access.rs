@@ -262,6 +262,12 @@ pub const TABLE: &[Access] = &[
     change(Method::DELETE, "/api/v1/tokens/{id}", Admin, "token.revoke"),
 ];
 
+/// The page beside the API: files that are in the source code, for anybody. It is no part of the contract.
+pub(crate) const PAGE: &[Access] = &[
+    open(crate::page::PATH, Least::Anyone),
+    open(crate::page::FILE_PATH, Least::Anyone),
+];
+
 /// What the table says of a request; none where nobody may. `HEAD` is `GET` without its body.
 pub(crate) fn access(method: &Method, path: &str) -> Option<&'static Access> {
     let method = if method == Method::HEAD {
@@ -271,6 +277,7 @@ pub(crate) fn access(method: &Method, path: &str) -> Option<&'static Access> {
     };
     TABLE
         .iter()
+        .chain(PAGE)
         .find(|access| access.method == *method && access.path == path)
 }
 
@@ -278,6 +285,7 @@ pub(crate) fn access(method: &Method, path: &str) -> Option<&'static Access> {
 pub(crate) fn methods(path: &str) -> Vec<&'static str> {
     TABLE
         .iter()
+        .chain(PAGE)
         .filter(|access| access.path == path)
         .map(|access| access.method.as_str())
         .collect()

@@ -33,6 +33,7 @@ pub(crate) const SESSION_COOKIE: &str = "reflash_session";
 pub(crate) const CSRF_HEADER: &str = "x-csrf-token";
 /// How long a session lasts. Guess: a week's absence is a reason to ask again.
 const SESSION_LASTS: Duration = Duration::from_hours(7 * 24);
+const SESSION_LASTS_MS: i64 = 7 * 86_400_000;
 /// How many sessions there may be; the oldest ends for a new one.
 const N_SESSIONS: usize = 256;
 /// How often the use of a token is written down, ms: a poll a second must not be a write a second.
@@ -146,11 +147,20 @@ impl std::fmt::Debug for Via {
     }
 }
 
-#[derive(Clone)]
+/// The setting with the sessions, so that one outlives a restart of the server.
+const SESSIONS: &str = "api.sessions";
+
+/// A session, as it is kept: hashes only, so that nobody who reads the database can go on with one.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
 struct Session {
-    token_hash: [u8; 32],
-    csrf: String,
-    until: Duration,
+    id_hash: String,
+    token_hash: String,
+    until_ms: i64,
+}
+
+/// The word that only the page knows. It is made of the cookie, which no script can read and which is stored nowhere.
+fn csrf_of(id: &str) -> String {
+    hex::encode(hash_of(&format!("csrf {id}")))
 }
 
 /// Who is slowed down by whose requests.
@@ -166,6 +176,8 @@ pub(crate) struct Doorkeeper {
     store: Arc<Store>,
     clock: Clock,
     remembered: Mutex<Remembered>,
+    /// Whether the sessions of earlier processes were read.
+    restored: tokio::sync::OnceCell<()>,
 }
 
 struct Remembered {
@@ -193,7 +205,31 @@ impl Doorkeeper {
                 sessions: HashMap::new(),
                 touched: HashMap::new(),
             }),
+            restored: tokio::sync::OnceCell::new(),
         }
+    }
+
+    /// Reads the sessions of earlier processes, once.
+    async fn restore_sessions(&self) -> Result<(), Failure> {
+        let restore = async || {
+            let kept = self.store.setting(SESSIONS).await.map_err(|err| broken(&err))?;
+            let kept = kept.and_then(|kept| serde_json::from_value::<Vec<Session>>(kept).ok());
+            let mut remembered = self.remembered();
+            for session in kept.unwrap_or_default() {
+                if let Some(id_hash) = unhex(&session.id_hash) {
+                    remembered.sessions.entry(id_hash).or_insert(session);
+                }
+            }
+            Ok(())
+        };
+        self.restored.get_or_try_init(restore).await.copied()
+    }
+
+    async fn keep_sessions(&self) -> Result<(), Failure> {
+        let sessions: Vec<_> = self.remembered().sessions.values().cloned().collect();
+        let value = serde_json::to_value(sessions).map_err(|_| Failure::internal())?;
+        let kept = self.store.set_setting(SESSIONS, Some(&value)).await;
+        kept.map_err(|err| broken(&err))
     }
 
     fn remembered(&self) -> MutexGuard<'_, Remembered> {
@@ -228,7 +264,7 @@ impl Doorkeeper {
         }
         self.pace(Asker::Address(household(address)))?;
         match cookie(headers) {
-            Some(id) => self.by_session(hash_of(id), source).await.map(Some),
+            Some(id) => self.by_session(id, source).await.map(Some),
             None => Ok(None),
         }
     }
@@ -291,19 +327,24 @@ impl Doorkeeper {
         })
     }
 
-    async fn by_session(&self, id_hash: [u8; 32], source: String) -> Result<Identity, Failure> {
-        let now = self.clock.now().boot;
+    async fn by_session(&self, id: &str, source: String) -> Result<Identity, Failure> {
+        self.restore_sessions().await?;
+        let id_hash = hash_of(id);
+        let now_ms = self.clock.now().wall_ms;
         let session = self.remembered().sessions.get(&id_hash).cloned();
         let ended = || Failure::unauthorized("this session has ended");
-        let session = session.filter(|session| now < session.until).ok_or_else(ended)?;
+        let session = session
+            .filter(|session| now_ms < session.until_ms)
+            .ok_or_else(ended)?;
+        let token_hash = unhex(&session.token_hash).ok_or_else(ended)?;
         // The token is asked for each time: a session ends with it.
         let row = self
             .store
-            .token_by_hash(&session.token_hash)
+            .token_by_hash(&token_hash)
             .await
             .map_err(|err| broken(&err))?;
         let Some(row) = row else {
-            self.end_session(&id_hash);
+            self.end_session(&id_hash).await?;
             return Err(ended());
         };
         Ok(Identity {
@@ -312,7 +353,7 @@ impl Doorkeeper {
             source,
             via: Via::Session {
                 id_hash,
-                csrf: session.csrf,
+                csrf: csrf_of(id),
             },
         })
     }
@@ -330,29 +371,30 @@ impl Doorkeeper {
             Failure::internal()
         };
         let id = hex::encode(random::<32>().map_err(no_random)?);
-        let csrf = hex::encode(random::<32>().map_err(no_random)?);
+        let csrf = csrf_of(&id);
         let id_hash = hash_of(&id);
-        let now = self.clock.now().boot;
-        let mut remembered = self.remembered();
-        remembered.sessions.retain(|_, session| now < session.until);
-        if remembered.sessions.len() >= N_SESSIONS {
-            let oldest = remembered
-                .sessions
-                .iter()
-                .min_by_key(|(_, session)| session.until);
-            if let Some(oldest) = oldest.map(|(id_hash, _)| *id_hash) {
-                remembered.sessions.remove(&oldest);
+        self.restore_sessions().await?;
+        let now_ms = self.clock.now().wall_ms;
+        {
+            let mut remembered = self.remembered();
+            remembered.sessions.retain(|_, session| now_ms < session.until_ms);
+            if remembered.sessions.len() >= N_SESSIONS {
+                let oldest = remembered
+                    .sessions
+                    .iter()
+                    .min_by_key(|(_, session)| session.until_ms);
+                if let Some(oldest) = oldest.map(|(id_hash, _)| *id_hash) {
+                    remembered.sessions.remove(&oldest);
+                }
             }
+            let session = Session {
+                id_hash: hex::encode(id_hash),
+                token_hash: hex::encode(hash_of(token)),
+                until_ms: now_ms.saturating_add(SESSION_LASTS_MS),
+            };
+            remembered.sessions.insert(id_hash, session);
         }
-        remembered.sessions.insert(
-            id_hash,
-            Session {
-                token_hash: hash_of(token),
-                csrf: csrf.clone(),
-                until: now + SESSION_LASTS,
-            },
-        );
-        drop(remembered);
+        self.keep_sessions().await?;
         Ok(Begun {
             cookie: id.into(),
             csrf,
@@ -360,10 +402,15 @@ impl Doorkeeper {
         })
     }
 
-    /// Ends a session.
-    pub(crate) fn end_session(&self, id_hash: &[u8; 32]) {
+    /// Ends a session, also for the next process.
+    pub(crate) async fn end_session(&self, id_hash: &[u8; 32]) -> Result<(), Failure> {
         self.remembered().sessions.remove(id_hash);
+        self.keep_sessions().await
     }
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    hex::decode(text).ok()?.try_into().ok()
 }
 
 /// Refuses a change that comes with the page's cookie and without its word (RELIABILITY.md T23).

@@ -12,7 +12,8 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
 use http::header::X_FRAME_OPTIONS;
 use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -132,12 +133,23 @@ async fn pass(api: &Api, mut request: Request, next: Next) -> Result<Response, F
     if access::changes(request.method()) {
         host::check_site(request.headers())?;
     }
-    let identity = api
+    let least = access.map_or(Least::Role(Role::Viewer), |access| access.least);
+    let identified = api
         .inner
         .doorkeeper
         .identify(request.headers(), &peer, address)
-        .await?;
-    let least = access.map_or(Least::Role(Role::Viewer), |access| access.least);
+        .await;
+    let identity = match identified {
+        // A browser goes on sending the cookie of a session that has ended: it must get the page, and begin another.
+        Err(failure)
+            if failure.status() == StatusCode::UNAUTHORIZED
+                && least == Least::Anyone
+                && !request.headers().contains_key(AUTHORIZATION) =>
+        {
+            None
+        }
+        identified => identified?,
+    };
     check_role(
         identity.as_ref(),
         least,

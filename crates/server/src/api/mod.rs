@@ -196,7 +196,7 @@ impl Api {
 /// All routes, behind the guard.
 pub fn router(api: &Api) -> Router {
     let (routes, _) = routes().split_for_parts();
-    guarded(routes, api)
+    guarded(routes.merge(crate::page::routes()), api)
 }
 
 /// Puts routes behind the guard. It stands inside of routing, so that it knows which route is asked for; what no route

@@ -82,7 +82,7 @@ async fn end_session(
     Extension(from): Extension<From>,
 ) -> Result<Response, Failure> {
     if let Via::Session { id_hash, .. } = &identity.via {
-        api.inner.doorkeeper.end_session(id_hash);
+        api.inner.doorkeeper.end_session(id_hash).await?;
     }
     let mut response = StatusCode::NO_CONTENT.into_response();
     let cookie = HeaderValue::from_str(&set_cookie("", from.encrypted)).map_err(|_| Failure::internal())?;

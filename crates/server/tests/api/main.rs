@@ -9,6 +9,7 @@ mod firmware;
 mod flood;
 mod house;
 mod openapi;
+mod page;
 mod requests;
 mod tokens;
 mod windows;

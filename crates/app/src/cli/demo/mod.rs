@@ -58,6 +58,11 @@ pub(crate) async fn run(arguments: DemoArguments) -> Result<Exit, Trouble> {
     let (stop, stopped) = channel(Stop::No);
     tasks.spawn(interrupts(stop));
     let home = Home::start(folder.path(), &ways_of(&actors)).await?;
+    if let (Some(url), Some(token)) = (&home.ready.url, &home.token) {
+        let _ = say(&format!(
+            "Watch and steer it in a browser: {url}/\nSign in with the token {token}\n\n"
+        ));
+    }
     let devices = introduce(&home, &actors).await?;
     move_in(&home, &actors, &devices, &Images::of(arguments.seed)?).await?;
     for (actor, id) in actors.iter_mut().zip(&devices) {
@@ -207,7 +212,7 @@ async fn stay(home: &Home, mut stopped: Receiver<Stop>) {
     let url = home.ready.url.as_deref().unwrap_or_default();
     let data = home.ready.data.display();
     let mut text = format!(
-        "\nThe server goes on at {url} until Ctrl-C. In another terminal:\n  reflash device list --data {data}\n  \
+        "\nThe server and its page go on at {url} until Ctrl-C. In another terminal:\n  reflash device list --data {data}\n  \
          reflash history --data {data}\n"
     );
     if let Some(token) = &home.token {
