@@ -290,7 +290,7 @@ pub(crate) fn duration(time: Duration) -> Option<String> {
 }
 
 /// A time that was estimated, never too short: in steps of 10 seconds, of a minute, of 10 minutes.
-pub(super) fn about(time: Duration) -> String {
+pub(crate) fn about(time: Duration) -> String {
     let up = |unit: u64| time.as_secs().div_ceil(unit).max(1);
     if time <= Duration::from_secs(90) {
         return format!("{} seconds", up(10) * 10);
