@@ -168,6 +168,7 @@ const ALL_ENDS: &[usize] = &[0, 1, 2, 3, 4, 5, 6, BOOT_LOOP];
 const FEW_ENDS: &[usize] = &[0, 1, 3, 4];
 
 /// What the oracle remembers of a rollout.
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that has happened")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Memory {
     /// Its owner has paused or aborted it.
@@ -742,41 +743,7 @@ impl Explorer {
                 self.feed(&mut resumed, Event::Resume(id(rollout)), step);
                 all.push((step, resumed));
             }
-            if state.may.quarantines > 0 {
-                let step = at("quarantine", rollout, 0);
-                let mut halted = state.clone();
-                halted.may.quarantines -= 1;
-                halted.memories[usize::from(rollout)].quarantined = true;
-                let event = Event::Quarantined {
-                    image: Sha256::of(b"new"),
-                    reason: Reason::new("quarantined", "", ""),
-                };
-                self.feed(&mut halted, event, step);
-                all.push((step, halted));
-            }
-            for &device in &state.memories[usize::from(rollout)].unproven {
-                for ending in [Ending::Updated, Ending::KeptOld] {
-                    if state.may.corrections == 0 {
-                        continue;
-                    }
-                    let step = at("is seen again", rollout, device);
-                    let mut seen = state.clone();
-                    seen.may.corrections -= 1;
-                    let memory = &mut seen.memories[usize::from(rollout)];
-                    memory.unproven.remove(&device);
-                    if ending.is_success() {
-                        memory.updated.insert(device);
-                        memory.n_failures = memory.n_failures.saturating_sub(1);
-                    }
-                    let event = Event::Corrected {
-                        id: id(rollout),
-                        device: self.world.device(rollout, device),
-                        outcome: Outcome::plain(ending, ""),
-                    };
-                    self.feed(&mut seen, event, step);
-                    all.push((step, seen));
-                }
-            }
+            self.corrections(state, rollout, all);
             if state.may.aborts > 0 {
                 let step = at("abort", rollout, 0);
                 let mut aborted = state.clone();
@@ -827,6 +794,45 @@ impl Explorer {
                 };
                 self.feed(&mut excluded, event, step);
                 all.push((step, excluded));
+            }
+        }
+    }
+
+    /// What was not proven is seen again, and the image is put in quarantine.
+    fn corrections(&mut self, state: &State, rollout: u8, all: &mut Vec<(Step, State)>) {
+        if state.may.quarantines > 0 {
+            let step = at("quarantine", rollout, 0);
+            let mut halted = state.clone();
+            halted.may.quarantines -= 1;
+            halted.memories[usize::from(rollout)].quarantined = true;
+            let event = Event::Quarantined {
+                image: Sha256::of(b"new"),
+                reason: Reason::new("quarantined", "", ""),
+            };
+            self.feed(&mut halted, event, step);
+            all.push((step, halted));
+        }
+        for &device in &state.memories[usize::from(rollout)].unproven {
+            for ending in [Ending::Updated, Ending::KeptOld] {
+                if state.may.corrections == 0 {
+                    continue;
+                }
+                let step = at("is seen again", rollout, device);
+                let mut seen = state.clone();
+                seen.may.corrections -= 1;
+                let memory = &mut seen.memories[usize::from(rollout)];
+                memory.unproven.remove(&device);
+                if ending.is_success() {
+                    memory.updated.insert(device);
+                    memory.n_failures = memory.n_failures.saturating_sub(1);
+                }
+                let event = Event::Corrected {
+                    id: id(rollout),
+                    device: self.world.device(rollout, device),
+                    outcome: Outcome::plain(ending, ""),
+                };
+                self.feed(&mut seen, event, step);
+                all.push((step, seen));
             }
         }
     }
@@ -1051,7 +1057,11 @@ impl State {
             ]);
             let bits = |devices: &BTreeSet<u8>| devices.iter().fold(0_u8, |bits, device| bits | 1 << device);
             key.extend([bits(&memory.updated), bits(&memory.barred)]);
-            key.extend([bits(&memory.looping), bits(&memory.put_back), bits(&memory.unproven)]);
+            key.extend([
+                bits(&memory.looping),
+                bits(&memory.put_back),
+                bits(&memory.unproven),
+            ]);
             key.push(u8::from(memory.quarantined));
             for counts in [&memory.n_pushes, &memory.n_tries] {
                 for (&device, &n) in counts {

@@ -96,7 +96,11 @@ impl Fleet {
         let Some(rollout) = self.rollouts.get_mut(&id) else {
             return;
         };
-        let place = rollout.plan.members.iter().position(|member| member.device == *device);
+        let place = rollout
+            .plan
+            .members
+            .iter()
+            .position(|member| member.device == *device);
         let Some(idx) = place.and_then(|idx| u32::try_from(idx).ok()) else {
             return;
         };
@@ -148,7 +152,9 @@ pub(super) fn not_put_back(failed: Outcome, why: &str) -> Outcome {
 fn put_back(failed: Outcome, runs: &str, back: &Outcome) -> Outcome {
     let next_step = "The new image does not run on this device. Do not push it again; ask its author.";
     let (text, next_step) = match back.ending {
-        Ending::Updated | Ending::AlreadyCurrent => (format!("It was put back to {runs}."), next_step.to_owned()),
+        Ending::Updated | Ending::AlreadyCurrent => {
+            (format!("It was put back to {runs}."), next_step.to_owned())
+        }
         Ending::UpdatedLabelUnchanged => (
             format!("It was put back to {runs}, as far as its label can tell."),
             next_step.to_owned(),

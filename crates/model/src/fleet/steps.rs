@@ -347,20 +347,18 @@ impl Fleet {
 
     fn nothing_done(&mut self, id: RolloutId, idx: u32, commands: &mut Vec<Command>) {
         let rollout = self.rollouts.get(&id);
-        let Some((rollout, standing)) = rollout.and_then(|rollout| Some((rollout, rollout.standing(idx)?))) else {
+        let Some((rollout, standing)) = rollout.and_then(|rollout| Some((rollout, rollout.standing(idx)?)))
+        else {
             return;
         };
         let leave = standing.leave.clone();
         if let MemberState::PuttingBack { failed, .. } = &standing.state {
-            match leave {
-                Some(leave) => {
-                    let ended = Ended::Outcome(not_put_back(failed.clone(), &why_left(&leave)));
-                    self.put(id, idx, MemberState::Ended(ended));
-                }
-                None => {
-                    commands.extend(rollout.command_to_put_back(id, idx));
-                    self.unsettled.remove(&(id, idx));
-                }
+            if let Some(leave) = leave {
+                let ended = Ended::Outcome(not_put_back(failed.clone(), &why_left(&leave)));
+                self.put(id, idx, MemberState::Ended(ended));
+            } else {
+                commands.extend(rollout.command_to_put_back(id, idx));
+                self.unsettled.remove(&(id, idx));
             }
             return;
         }
@@ -726,9 +724,8 @@ impl Rollout {
         // there is nothing to halt.
         let is_quarantined =
             |cause: &Option<Reason>| cause.as_ref().is_some_and(|cause| cause.rule == QUARANTINED);
-        let is_last = |state: &MemberState| {
-            matches!(state, MemberState::Ended(_) | MemberState::PuttingBack { .. })
-        };
+        let is_last =
+            |state: &MemberState| matches!(state, MemberState::Ended(_) | MemberState::PuttingBack { .. });
         let all_began = self.members.iter().all(|standing| is_last(&standing.state));
         if n_failures == 0 || is_quarantined(&self.course.cause) || all_began {
             return;
@@ -874,7 +871,9 @@ fn named(failed: &[(&Member, &super::Standing)]) -> String {
         .iter()
         .take(MAX_NAMED)
         .map(|(member, standing)| match &standing.state {
-            MemberState::PuttingBack { failed, .. } => format!("{} ended as {}", member.name, failed.ending.name()),
+            MemberState::PuttingBack { failed, .. } => {
+                format!("{} ended as {}", member.name, failed.ending.name())
+            }
             state => format!("{} ended as {}", member.name, state.name()),
         })
         .collect();

@@ -10,7 +10,7 @@ use super::{BOOT_MOMENT_TOLERANCE, Job, Look, Phase, Proof};
 use crate::device::Snapshot;
 use crate::family::{Label, Verdict};
 use crate::installed::Installed;
-use crate::outcome::{Away, End, Ending, MISMATCH, NO_RETURN, Outcome, outcome};
+use crate::outcome::{Away, End, Ending, MISMATCH, NO_RETURN, NOT_APPLIED, Outcome, outcome};
 use crate::plan::sentences::about;
 use crate::time::Now;
 
@@ -84,15 +84,15 @@ pub fn reconsider(
         None => Away::Untold,
     };
     let cannot_tell = matches!(label, Label::Unmoved | Label::Same);
-    // Nobody has seen a restart, or that there was none.
-    let claims_no_restart = |judged: &Outcome| away == Away::Untold && judged.ending == Ending::Failed;
-    // New is what it reports, and yet it has not restarted: one of the two is wrong.
-    let is_odd = *label == Label::Target && away == Away::Stayed;
+    let old_seen = cannot_tell || *label == Label::Old;
+    // "It never restarted and runs the old one": both must have been seen.
+    let claims_too_much = |judged: &Outcome| {
+        judged.reason.as_deref() == Some(NOT_APPLIED) && !(away == Away::Stayed && old_seen)
+    };
     let judged = outcome(end, away, label);
     if judged.ending == Ending::Unverified
-        || is_odd
         || (cannot_tell && judged.ending.is_success())
-        || claims_no_restart(&judged)
+        || claims_too_much(&judged)
     {
         return None;
     }
