@@ -71,6 +71,9 @@ async fn devices(folder: &Path) -> Vec<String> {
     fleet.into_iter().map(|row| row.id.hardware).collect()
 }
 
+/// The schema of this program.
+const NEWEST: i64 = 4;
+
 #[tokio::test]
 async fn a_back_up_is_restored_and_what_was_there_is_kept_beside() {
     let (folder, backup) = drilled().await;
@@ -80,7 +83,7 @@ async fn a_back_up_is_restored_and_what_was_there_is_kept_beside() {
     let aside = folder.join("replaced-1");
     let expected = Restored {
         aside: Some(aside.clone()),
-        schema: 3,
+        schema: NEWEST,
     };
     assert_eq!(restored, expected);
     let store = open(folder).await;
@@ -244,7 +247,7 @@ async fn a_database_of_somebody_else_or_of_a_newer_program_is_refused() {
             refused,
             Err(RestoreError::NewerSchema {
                 found: 99,
-                known: 3,
+                known: NEWEST,
                 ..
             })
         ),
