@@ -168,7 +168,10 @@ const ALL_ENDS: &[usize] = &[0, 1, 2, 3, 4, 5, 6, BOOT_LOOP];
 const FEW_ENDS: &[usize] = &[0, 1, 3, 4];
 
 /// What the oracle remembers of a rollout.
-#[expect(clippy::struct_excessive_bools, reason = "each is one thing that has happened")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that has happened"
+)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Memory {
     /// Its owner has paused or aborted it.

@@ -27,6 +27,7 @@ pub(super) fn of(plan: &Plan) -> Vec<String> {
     if !plan.members.is_empty() {
         said.extend(window(plan));
         said.extend(soak(plan));
+        said.extend(put_back(plan));
         said.extend(time(plan));
     }
     said.extend(absent(plan));
@@ -185,6 +186,17 @@ fn soak(plan: &Plan) -> Option<String> {
         (1, _) => format!("After that it is watched for {time}."),
         (_, 0) => format!("Each is watched for {time} after its update."),
         _ => format!("Each of the others is watched for {time} after its update."),
+    })
+}
+
+fn put_back(plan: &Plan) -> Option<String> {
+    let can_be = plan.members.iter().any(|member| member.way_back.is_some());
+    (plan.rules.put_back && can_be).then(|| {
+        if plan.members.len() == 1 {
+            "If it keeps restarting then, it is put back to what it runs now, once.".to_owned()
+        } else {
+            "One that keeps restarting then is put back to what it runs now, once.".to_owned()
+        }
     })
 }
 
