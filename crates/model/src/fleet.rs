@@ -175,8 +175,11 @@ pub enum MemberState {
     },
     /// The device keeps restarting with the image: what it ran before is pushed again, once. It counts as failed already.
     PuttingBack {
-        /// Since when.
+        /// Since when, or since its last try that did not reach it.
         since: Now,
+        /// Tries that did not reach it, so that nothing was sent: it answers only between two restarts.
+        #[serde(default)]
+        n_missed: u8,
         /// How its own job has ended.
         failed: Outcome,
     },

@@ -186,7 +186,7 @@ struct Memory {
     barred: BTreeSet<u8>,
     n_pushes: BTreeMap<u8, u8>,
     n_tries: BTreeMap<u8, u8>,
-    /// Devices that were told to keep restarting, and of these those whose way back is in the journal.
+    /// Devices that were told to keep restarting, and of these those that were pushed their way back.
     looping: BTreeSet<u8>,
     put_back: BTreeSet<u8>,
     /// Devices whose end was told as unproven.
@@ -563,7 +563,6 @@ impl Explorer {
             match job {
                 Job::Asked { n_pushes } => {
                     let mut begun = state.clone();
-                    begun.memories[usize::from(rollout)].begins(device);
                     begun.jobs.insert(
                         key,
                         Job::Begun {
@@ -602,6 +601,7 @@ impl Explorer {
         let step = at("pushes", rollout, device);
         let mut pushed = state.clone();
         let memory = &mut pushed.memories[usize::from(rollout)];
+        memory.pushes(device);
         // Putting back has one push of its own.
         let more = u8::from(memory.put_back.contains(&device));
         let counted = memory.n_pushes.entry(device).or_default();
@@ -978,8 +978,8 @@ fn ends_after(world: World, n_pushed: u8) -> impl Iterator<Item = usize> {
 }
 
 impl Memory {
-    /// A job of this device is in the journal.
-    fn begins(&mut self, device: u8) {
+    /// A push of this device is in the journal.
+    fn pushes(&mut self, device: u8) {
         if self.looping.contains(&device) {
             self.put_back.insert(device);
         }
@@ -1090,7 +1090,7 @@ fn key_of_standing(key: &mut Vec<u8>, standing: &fleet::Standing) {
             MemberState::Queued => 1,
             MemberState::Waiting { .. } => 2,
             MemberState::Running { .. } => 3,
-            MemberState::PuttingBack { .. } => 7,
+            MemberState::PuttingBack { n_missed, .. } => 70 + n_missed,
             MemberState::Ended(Ended::Cancelled) => 4,
             MemberState::Ended(Ended::Skipped(_)) => 5,
             MemberState::Ended(Ended::MissedWindow(_)) => 6,
@@ -1404,7 +1404,7 @@ fn stopping_everything_at_any_moment_breaks_no_invariant() {
 /// Devices that keep restarting are put back where there is a way, beside kills, aborts, cancels and exclusions.
 #[test]
 fn putting_back_at_any_moment_breaks_no_invariant() {
-    const LOOPING: &[usize] = &[1, 3, BOOT_LOOP];
+    const LOOPING: &[usize] = &[0, 1, 3, BOOT_LOOP];
     let world = |may| World {
         rollouts: &[Shape {
             put_back: true,

@@ -1,10 +1,15 @@
 //! What comes after the end of a job: a device is put back, an end is corrected, an image is in quarantine.
 
+use super::counts::is_worth_another_try;
 use super::{Command, Ended, Fleet, MemberState, Rollout, State, is_failure};
 use crate::id::{DeviceId, RolloutId, Sha256};
 use crate::outcome::{BOOT_LOOP, Ending, Outcome};
 use crate::plan::{Member, Reason};
 use crate::time::Now;
+
+/// So many jobs may fail to reach a device that is to be put back: it answers for moments only. None of these sends it a byte.
+/// Guess: enough to meet one that restarts every few seconds.
+const MAX_MISSES: u8 = 5;
 
 /// Whether a device that ended so is to be put back: it is of no use as it is, and yet it answers between two restarts.
 ///
@@ -27,6 +32,7 @@ impl Rollout {
             Some(why) => MemberState::Ended(Ended::Outcome(not_put_back(outcome, &why))),
             None => MemberState::PuttingBack {
                 since: now,
+                n_missed: 0,
                 failed: outcome,
             },
         }
@@ -57,17 +63,35 @@ impl Rollout {
     }
 
     /// How a member stands after the job that was to put it back; none where it was no such job.
-    pub(super) fn put_back(&mut self, idx: u32, outcome: &Outcome, n_pushes: u8) -> Option<MemberState> {
+    pub(super) fn put_back(
+        &mut self,
+        idx: u32,
+        outcome: &Outcome,
+        n_pushes: u8,
+        now: Now,
+    ) -> Option<MemberState> {
         let (member, standing) = self.planned(idx).zip(self.standing(idx))?;
-        let MemberState::PuttingBack { failed, .. } = &standing.state else {
+        let MemberState::PuttingBack { n_missed, failed, .. } = &standing.state else {
             return None;
         };
-        let ended = put_back(failed.clone(), &member.runs, outcome);
+        let is_missed = outcome.ending == Ending::Failed
+            && is_worth_another_try(outcome.ending, outcome.reason.as_deref());
+        let may_go_on = standing.leave.is_none() && n_missed + 1 < MAX_MISSES;
+        let state = if is_missed && may_go_on {
+            MemberState::PuttingBack {
+                since: now,
+                n_missed: n_missed + 1,
+                failed: failed.clone(),
+            }
+        } else {
+            let ended = put_back(failed.clone(), &member.runs, outcome);
+            MemberState::Ended(Ended::Outcome(ended))
+        };
         self.change(idx, |standing| {
             standing.n_tries = standing.n_tries.saturating_add(1);
             standing.n_pushes = standing.n_pushes.saturating_add(n_pushes);
         });
-        Some(MemberState::Ended(Ended::Outcome(ended)))
+        Some(state)
     }
 
     /// Halts, if it would bring this image to one more device.

@@ -323,7 +323,11 @@ impl Fleet {
         let Some(rollout) = self.rollouts.get_mut(&id) else {
             return;
         };
-        if let Some(state) = rollout.put_back(idx, &outcome, n_pushes) {
+        if let Some(state) = rollout.put_back(idx, &outcome, n_pushes, now) {
+            if let MemberState::PuttingBack { .. } = state {
+                commands.extend(rollout.command_to_put_back(id, idx));
+                self.unsettled.remove(&(id, idx));
+            }
             return self.put(id, idx, state);
         }
         rollout.change(idx, |standing| {
@@ -390,8 +394,9 @@ impl Fleet {
                             Duration::from_millis(u64::try_from(now.wall_ms - since.wall_ms).unwrap_or(0));
                         let since = now.earlier(age);
                         let state = match &standing.state {
-                            MemberState::PuttingBack { failed, .. } => MemberState::PuttingBack {
+                            MemberState::PuttingBack { n_missed, failed, .. } => MemberState::PuttingBack {
                                 since,
+                                n_missed: *n_missed,
                                 failed: failed.clone(),
                             },
                             _ => MemberState::Running { since },

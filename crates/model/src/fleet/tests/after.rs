@@ -73,6 +73,28 @@ fn one_that_keeps_restarting_is_put_back_once_and_its_end_tells_both() {
 }
 
 #[test]
+fn one_that_answers_only_between_restarts_is_tried_until_something_is_sent() {
+    let mut bed = Bed::with(putting_back(flat(&["a"])));
+    assert_eq!(bed.end_of(R1, "a", boot_loop(), 1), ["put back a"]);
+    for _ in 0..4 {
+        assert_eq!(bed.no_answer("a"), ["put back a"]);
+    }
+    // Enough is enough.
+    assert_eq!(bed.no_answer("a"), NOTHING);
+    assert!(
+        text_of(&bed, "a").contains("failed (no answer)"),
+        "{}",
+        text_of(&bed, "a")
+    );
+    // Bytes have gone out: then never again.
+    let mut bed = Bed::with(putting_back(flat(&["a"])));
+    bed.end_of(R1, "a", boot_loop(), 1);
+    bed.no_answer("a");
+    assert_eq!(bed.ends("a", Ending::KeptOld), NOTHING);
+    assert_eq!(bed.is("a"), "failed");
+}
+
+#[test]
 fn only_what_keeps_restarting_is_put_back_and_only_where_the_rules_say_so() {
     for end in [
         failed("not applied"),
