@@ -24,6 +24,11 @@ pub(crate) const ALL: &[Migration] = &[
         version: 3,
         sql: ROLLOUTS,
     },
+    Migration { version: 4, sql: "" },
+    Migration {
+        version: 5,
+        sql: TIMETABLE,
+    },
 ];
 
 /// Devices, the journal, leases, password answers, images.
@@ -273,4 +278,27 @@ update job set ending = outcome ->> 'ending' where outcome is not null;
 create index job_device on job (device, job);
 create index job_rollout on job (rollout, job);
 create index job_ended on job (ended_ms);
+";
+
+/// Windows and schedules that were made while the server ran, and what each schedule did; before, its minutes were settings.
+///
+/// Those settings are forgotten: what was due before a schedule is known is never made up for, so that nothing comes twice.
+const TIMETABLE: &str = "
+create table timetable (
+    kind text not null,
+    name text not null,
+    entry text not null,
+    changed_ms bigint not null,
+    changed_by text not null,
+    primary key (kind, name)
+);
+
+create table schedule_turn (
+    schedule text not null primary key,
+    times text not null,
+    since_ms bigint not null,
+    done text not null,
+    last text
+);
+delete from setting where substr(name, 1, 9) = 'schedule.';
 ";
