@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use model::fleet::{Event, Fleet as Model, Opening};
 use model::id::RolloutId;
@@ -11,6 +12,7 @@ use model::window::{Window, day_bit};
 
 use super::clock::Verdict;
 use crate::config;
+use crate::views::{OpeningView, RefusalView};
 
 /// A moment that has moved by less on the clock since boot is the same: clocks are put right by a little all the time.
 const SAME: Duration = Duration::from_secs(1);
@@ -42,6 +44,73 @@ pub(super) fn zone(name: Option<&str>) -> Option<TimeZone> {
     match name {
         Some(name) => TimeZone::get(name).ok(),
         None => Some(TimeZone::system()),
+    }
+}
+
+/// A moment by the clock of a zone, as RFC 9557 writes it: `2026-11-23T02:00:00+02:00[Europe/Vilnius]`.
+pub(super) fn local(zone: &TimeZone, at_ms: i64) -> Option<String> {
+    let moment = Timestamp::from_millisecond(at_ms).ok()?;
+    Some(moment.to_zoned(zone.clone()).to_string())
+}
+
+/// A moment by the clock of a zone, for people: `02:00 on Monday, 23 November`.
+pub(super) fn spoken(zone: &TimeZone, at_ms: i64) -> Option<String> {
+    let moment = Timestamp::from_millisecond(at_ms).ok()?.to_zoned(zone.clone());
+    Some(moment.strftime("%H:%M on %A, %-d %B").to_string())
+}
+
+/// When a window is open, as it is shown.
+pub(super) fn opening_view(zone: &TimeZone, until_ms: Option<i64>, next_ms: Option<i64>) -> OpeningView {
+    OpeningView {
+        open_until_ms: until_ms,
+        open_until_local: until_ms.and_then(|at_ms| local(zone, at_ms)),
+        next_ms,
+        next_local: next_ms.and_then(|at_ms| local(zone, at_ms)),
+    }
+}
+
+/// When a window opens, as one would write it.
+pub(super) fn start(window: &Window) -> String {
+    let text = format!("{:02}:{:02}", window.start_s / 3_600, window.start_s / 60 % 60);
+    match window.start_s % 60 {
+        0 => text,
+        seconds => format!("{text}:{seconds:02}"),
+    }
+}
+
+/// On which days a window opens, as one would write them.
+pub(super) fn days(window: &Window) -> Vec<String> {
+    let days = (0..7).zip(config::DAYS);
+    days.filter(|(bit, _)| window.days & (1 << bit) != 0)
+        .map(|(_, day)| day.to_owned())
+        .collect()
+}
+
+/// Why no window of a zone opens.
+pub(super) fn trouble(timezone: Option<&str>, verdict: Verdict) -> Option<RefusalView> {
+    let trouble = |text: String, next_step: &str| RefusalView {
+        rule: "clock".to_owned(),
+        text,
+        next_step: next_step.to_owned(),
+    };
+    match verdict {
+        Verdict::Early => Some(trouble(
+            "The server's clock shows a time that has passed, so no window opens and no schedule runs."
+                .to_owned(),
+            "Set the clock, or let a time server set it.",
+        )),
+        Verdict::Jumped => Some(trouble(
+            "The server's clock was set a moment ago; windows are worked out anew.".to_owned(),
+            "Wait ten seconds.",
+        )),
+        Verdict::Sane if zone(timezone).is_none() => Some(trouble(
+            format!(
+                "The zone {} is not known on the server's machine.",
+                timezone.unwrap_or("of this machine")
+            ),
+            "Install the time zones there (tzdata), or name another zone.",
+        )),
+        Verdict::Sane => None,
     }
 }
 
