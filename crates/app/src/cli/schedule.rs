@@ -162,11 +162,11 @@ fn listed(schedules: &[ScheduleView]) -> String {
     }
     let mut table = Table::new(&[
         ("NAME", 8),
-        ("CRON", 10),
-        ("WINDOW", 6),
+        ("CRON", 12),
+        ("WINDOW", 8),
         ("NEXT", 16),
-        ("LAST", 14),
-        ("KEPT IN", 7),
+        ("LAST", 13),
+        ("IN", 6),
     ]);
     for schedule in schedules {
         let next = match &schedule.next_local {
@@ -176,7 +176,7 @@ fn listed(schedules: &[ScheduleView]) -> String {
         };
         let last = match &schedule.last {
             None => "nothing yet".to_owned(),
-            Some(last) => format!("{}, {}", did(last), ago(last.at_ms)),
+            Some(last) => did(last),
         };
         table.row([
             schedule.name.clone(),

@@ -94,9 +94,9 @@ pub(crate) async fn run(arguments: WindowArguments) -> Result<Exit, Trouble> {
             let value = client.ask(ask).await?;
             answer(server, &value, || {
                 let window: WindowView = read(&value)?;
-                let verb = if was.is_some() { "is now" } else { "is made:" };
+                let verb = if was.is_some() { "now" } else { "is made; it" };
                 let text = format!(
-                    "The window {} {verb} {}. {}",
+                    "The window {} {verb} opens at {}. {}",
                     window.name,
                     window.opens,
                     next(&window)
@@ -220,7 +220,7 @@ fn listed(windows: &[WindowView]) -> String {
         ("FOR", 4),
         ("ZONE", 8),
         ("NEXT", 16),
-        ("KEPT IN", 7),
+        ("IN", 6),
     ]);
     for window in windows {
         let opening = &window.opening;
@@ -282,10 +282,10 @@ pub(super) fn trouble(trouble: Option<&RefusalView>) -> String {
 
 /// Where it was written down, in a word.
 pub(super) fn kept_in(origin: &OriginView) -> String {
-    match &origin.file {
-        Some(file) => file.rsplit('/').next().unwrap_or(file).to_owned(),
-        None if origin.kept_in == "api" => "server".to_owned(),
-        None => origin.kept_in.clone(),
+    match origin.kept_in.as_str() {
+        "api" => "server".to_owned(),
+        "configuration" => "file".to_owned(),
+        other => other.to_owned(),
     }
 }
 

@@ -13,6 +13,7 @@ mod home;
 mod kills;
 mod limits;
 mod steering;
+mod windows;
 
 use std::pin::Pin;
 

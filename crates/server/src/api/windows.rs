@@ -88,7 +88,7 @@ async fn set_window(
     Given(entry): Given<Value>,
 ) -> Result<Response, Failure> {
     let (view, was) = api.rollouts.set_window(&name, &entry, &identity.actor).await?;
-    Ok(set(&entry, was, view))
+    Ok(set(&entry, was.as_ref(), view))
 }
 
 /// Removes a window that was made by the API.
@@ -137,7 +137,7 @@ async fn set_schedule(
     Given(entry): Given<Value>,
 ) -> Result<Response, Failure> {
     let (view, was) = api.rollouts.set_schedule(&name, &entry, &identity.actor).await?;
-    Ok(set(&entry, was, view))
+    Ok(set(&entry, was.as_ref(), view))
 }
 
 /// Removes a schedule that was made by the API; its rollouts stay.
@@ -170,7 +170,7 @@ async fn run_schedule(
     Ok(audited.with((StatusCode::CREATED, Json(rollout))))
 }
 
-fn set(entry: &Value, was: Option<Value>, view: impl serde::Serialize) -> Response {
+fn set(entry: &Value, was: Option<&Value>, view: impl serde::Serialize) -> Response {
     let status = if was.is_some() {
         StatusCode::OK
     } else {

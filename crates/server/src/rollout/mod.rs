@@ -5,6 +5,7 @@
 
 mod clock;
 mod error;
+mod held;
 mod job;
 mod restore;
 mod run;

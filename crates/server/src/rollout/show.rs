@@ -10,12 +10,12 @@ use model::time::Now;
 use serde_json::{Value, json};
 use store::{JobFilter, JobRow};
 
-use super::clock::Verdict;
+use super::held::{held, opens_ms, window_view};
 use super::restore::restored;
-use super::{About, RolloutError, Rollouts, window};
+use super::{About, RolloutError, Rollouts};
 use crate::views::{
     JobDetailView, JobEventView, JobView, LeftOutView, MemberView, NoteView, PlanView, PlannedView,
-    RefusalView, RolloutKind, RolloutSummaryView, RolloutView, RolloutWindowView, RulesView, StatsView,
+    RefusalView, RolloutKind, RolloutSummaryView, RolloutView, RulesView, StatsView,
 };
 
 /// Rollouts and jobs of one answer at most.
@@ -62,96 +62,6 @@ fn waiting(rollout: &Rollout, now: Now) -> String {
         window.name,
         window.words()
     )
-}
-
-/// The window of a rollout, and when it opens.
-fn window_view(rollout: &Rollout, now: Now) -> Option<RolloutWindowView> {
-    let window = rollout.plan().rules.window.as_ref()?;
-    let opening = rollout.opening();
-    let zone = window::zone(window.timezone.as_deref()).filter(|_| !rollout.is_over());
-    let opening = zone.map(|zone| {
-        let until = opening.until.filter(|_| rollout.is_open(now));
-        let ms = |moment: Option<Now>| moment.map(|moment| moment.wall_ms);
-        window::opening_view(&zone, ms(until), ms(opening.next))
-    });
-    Some(RolloutWindowView {
-        name: window.name.clone(),
-        opens: window.words(),
-        opening: opening.unwrap_or_default(),
-    })
-}
-
-/// Why nothing of a rollout begins now, though devices wait and nothing goes on.
-fn held(rollout: &Rollout, now: Now, verdict: Verdict) -> Option<RefusalView> {
-    let waits = |state: &MemberState| matches!(state, MemberState::Queued | MemberState::Waiting { .. });
-    let members = rollout.members();
-    let goes_on = members
-        .iter()
-        .any(|standing| matches!(standing.state, MemberState::Running { .. }));
-    if rollout.is_over() || goes_on || !members.iter().any(|standing| waits(&standing.state)) {
-        return None;
-    }
-    let held = |rule: &str, text: String, next_step: &str| {
-        Some(RefusalView {
-            rule: rule.to_owned(),
-            text,
-            next_step: next_step.to_owned(),
-        })
-    };
-    if let State::Paused | State::Halted = rollout.state() {
-        let text = format!("It is {}, so nothing begins.", rollout.state().name());
-        return held(
-            rollout.state().name(),
-            text,
-            "Let it go on: reflash rollout resume.",
-        );
-    }
-    if let Some(window) = &rollout.plan().rules.window {
-        let zone = window::zone(window.timezone.as_deref());
-        if let Some(trouble) = window::trouble(window.timezone.as_deref(), verdict) {
-            return Some(trouble);
-        }
-        let name = &window.name;
-        let at = |moment: Option<Now>| window::spoken(zone.as_ref()?, moment?.wall_ms);
-        if !rollout.is_open(now) {
-            let text = match at(rollout.opening().next) {
-                Some(next) => format!("The window {name} is closed; it opens at {next}."),
-                None => format!("The window {name} is closed, and does not open again."),
-            };
-            return held(
-                "window",
-                text,
-                "Wait for it, or abort this and begin one without a window.",
-            );
-        }
-        let is_late = |place: usize| rollout.waits_for_window(place, now);
-        let mut online = (0..members.len()).filter(|place| {
-            let standing = &members[*place];
-            standing.online && waits(&standing.state)
-        });
-        if online.clone().next().is_some() && online.all(is_late) {
-            let closes = at(rollout.opening().until).unwrap_or_default();
-            let text = format!("The window {name} closes at {closes}: no update would have ended by then.");
-            return held("window", text, "Wait for its next opening, or make it longer.");
-        }
-    }
-    let mut waiting = members.iter().filter(|standing| waits(&standing.state));
-    if waiting.all(|standing| !standing.online) {
-        let text = "No device that waits answers.".to_owned();
-        return held(
-            "offline",
-            text,
-            "Switch them on; each is updated when it is back.",
-        );
-    }
-    if members
-        .iter()
-        .any(|standing| matches!(standing.state, MemberState::Waiting { .. }))
-    {
-        let text = "A try has failed, and the next one comes soon.".to_owned();
-        return held("retry", text, "Wait half a minute.");
-    }
-    None
 }
 
 fn reason_view(reason: &Reason) -> RefusalView {
@@ -315,7 +225,6 @@ impl Rollouts {
         let mut firmware = BTreeSet::new();
         let mut members = Vec::with_capacity(plan.members.len());
         let now = self.inner.engine.clock().now();
-        let verdict = self.state().look_at_clock(now);
         for (place, (member, standing)) in plan.members.iter().zip(rollout.members()).enumerate() {
             let waits_for_window = rollout.waits_for_window(place, now);
             let live = {
@@ -396,10 +305,7 @@ impl Rollouts {
                 created_ms: about.created_ms,
                 created_by: about.created_by.clone(),
                 ended_ms: about.ended_ms,
-                opens_ms: (!is_over && !rollout.is_open(now))
-                    .then(|| rollout.opening().next)
-                    .flatten()
-                    .map(|next| next.wall_ms),
+                opens_ms: opens_ms(rollout, now),
                 wave: course.wave,
                 n_waves: plan.n_waves,
                 counts,
@@ -408,7 +314,7 @@ impl Rollouts {
             },
             rules: rules_view(&plan.rules),
             window: window_view(rollout, now),
-            held: held(rollout, now, verdict),
+            held: held(rollout, now, self.state().look_at_clock(now)),
             n_at_once: course.n_at_once,
             members,
             left_out: left_out_views(plan),

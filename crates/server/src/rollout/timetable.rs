@@ -291,7 +291,7 @@ impl Rollouts {
         self.keep_entry(TimetableKind::Window, name, &entry, actor)
             .await?;
         timetable.made_mut().windows.insert(name.to_owned(), window);
-        self.changed("window.changed", name, entry);
+        self.changed("window.changed", name, &entry);
         let view = self
             .window(name)
             .ok_or_else(|| self.unknown(TimetableKind::Window, name))?;
@@ -328,7 +328,7 @@ impl Rollouts {
         self.keep_entry(TimetableKind::Schedule, name, &entry, actor)
             .await?;
         timetable.made_mut().schedules.insert(name.to_owned(), schedule);
-        self.changed("schedule.changed", name, entry);
+        self.changed("schedule.changed", name, &entry);
         Ok((self.schedule(name).await?, was))
     }
 
@@ -361,7 +361,7 @@ impl Rollouts {
             .remove_timetable(TimetableKind::Window, name)
             .await?;
         timetable.made_mut().windows.remove(name);
-        self.changed("window.removed", name, Value::Null);
+        self.changed("window.removed", name, &Value::Null);
         Ok(was)
     }
 
@@ -380,7 +380,7 @@ impl Rollouts {
             .remove_timetable(TimetableKind::Schedule, name)
             .await?;
         timetable.made_mut().schedules.remove(name);
-        self.changed("schedule.removed", name, Value::Null);
+        self.changed("schedule.removed", name, &Value::Null);
         Ok(was)
     }
 
@@ -401,7 +401,7 @@ impl Rollouts {
         self.inner.store.save_timetable(&row).await
     }
 
-    fn changed(&self, kind: &'static str, name: &str, entry: Value) {
+    fn changed(&self, kind: &'static str, name: &str, entry: &Value) {
         self.inner.timetable.changed.notify_one();
         self.inner
             .fleet

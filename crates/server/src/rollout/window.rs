@@ -327,4 +327,72 @@ mod tests {
         };
         assert!(!begins(&mut fleet(Some(nowhere), open), open, Verdict::Sane));
     }
+
+    fn device() -> DeviceId {
+        DeviceId::from_hardware(&FamilyId::new("f"), "a")
+    }
+
+    fn comes_back(model: &mut Model, now: Now) -> bool {
+        let event = Event::Standing {
+            device: device(),
+            online: true,
+        };
+        let commands = step(model, event, now);
+        commands
+            .iter()
+            .any(|command| matches!(command, Command::Start { .. }))
+    }
+
+    /// RELIABILITY.md F85: the clock since boot goes on while the machine sleeps, and so does the window.
+    #[test]
+    fn a_window_that_closed_while_the_machine_slept_is_closed_before_anybody_has_told() {
+        let open = at(1_000, "2026-03-29T00:00:00Z");
+        let away = |model: &mut Model| {
+            let event = Event::Standing {
+                device: device(),
+                online: false,
+            };
+            step(model, event, open);
+        };
+        for (hours, wakes, is_open) in [
+            (2, "2026-03-29T02:00:00Z", true),
+            (4, "2026-03-29T04:00:00Z", false),
+        ] {
+            let mut watch = super::super::clock::Watch::new(0);
+            let mut model = fleet(Some(night()), open);
+            away(&mut model);
+            watch.look(open);
+            assert!(!begins(&mut model, open, Verdict::Sane), "nobody is there");
+            let woken = at(1_000 + hours * 3_600, wakes);
+            let verdict = watch.look(woken);
+            assert_eq!(verdict, Verdict::Sane, "both clocks went on: nothing was set");
+            assert_eq!(model.rollout(ID).unwrap().is_open(woken), is_open, "{wakes}");
+            assert_eq!(comes_back(&mut model, woken), is_open, "{wakes}");
+            assert!(!begins(&mut model, woken, verdict), "{wakes}");
+            assert_eq!(
+                model.rollout(ID).unwrap().opening().next,
+                Some(at(1_000 + 23 * 3_600, "2026-03-29T23:00:00Z")),
+                "summer has begun meanwhile"
+            );
+        }
+    }
+
+    /// RELIABILITY.md F84: the zone of a window is told by its name, so that a move of the machine does not move it, and rules
+    /// of a country that change come with the zones of the machine.
+    #[test]
+    fn moments_are_told_by_the_clock_of_the_window() {
+        let zone = TimeZone::get("Europe/Vilnius").unwrap();
+        let leap = at(0, "2026-03-29T00:59:59Z").wall_ms;
+        assert_eq!(
+            local(&zone, leap).unwrap(),
+            "2026-03-29T02:59:59+02:00[Europe/Vilnius]"
+        );
+        assert_eq!(
+            local(&zone, leap + 1_000).unwrap(),
+            "2026-03-29T04:00:00+03:00[Europe/Vilnius]"
+        );
+        assert_eq!(spoken(&zone, leap + 1_000).unwrap(), "04:00 on Sunday, 29 March");
+        assert_eq!(start(&night()), "02:00");
+        assert_eq!(days(&night()), ["mon", "sun"]);
+    }
 }

@@ -294,7 +294,7 @@ fn open_now() -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_window_is_made_changed_and_removed_while_the_server_runs() {
+async fn a_window_is_made_and_changed_while_the_server_runs() {
     let house = house(&[]).await;
     let path = "/api/v1/windows/early";
     assert_eq!(house.get(&house.viewer, path).await.status, 404);
@@ -346,7 +346,20 @@ async fn a_window_is_made_changed_and_removed_while_the_server_runs() {
         house.get(&house.viewer, &rollout).await.json()["opens_ms"],
         next_ms
     );
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_that_something_goes_by_is_not_removed_and_every_change_is_written_down_and_told() {
+    let house = house(&[]).await;
+    let path = "/api/v1/windows/early";
+    for status in [201, 200] {
+        let wanted = json!({ "start": "04:30", "duration": "90m", "days": ["sat"], "timezone": "UTC" });
+        let made = put(&house, &house.admin, path, &wanted).await;
+        assert_eq!(made.status, status, "{made:?}");
+    }
+    let wanted = json!({ "all": true, "window": "early", "when_back_s": 900_000 });
+    let planned = create(&house, wanted).await.json();
+    let rollout = format!("/api/v1/rollouts/{}", planned["id"]);
     // What is in use stays, and is named.
     let refused = delete(&house, path).await;
     assert_eq!(refused.status, 409, "{refused:?}");
@@ -418,6 +431,44 @@ async fn a_window_is_made_changed_and_removed_while_the_server_runs() {
             "window.removed"
         ]
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollout_says_why_nothing_of_it_begins_now() {
+    let house = house(&[]).await;
+    let held = async |id: &Value| {
+        let path = format!("/api/v1/rollouts/{id}");
+        house.get(&house.viewer, &path).await.json()["held"].clone()
+    };
+    let does = async |id: &Value, verb: &str| {
+        let path = format!("/api/v1/rollouts/{id}/{verb}");
+        let answer = house.post(&house.operator, &path, &json!({})).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    };
+    let waits = json!({ "all": true, "window": "later", "when_back_s": 900_000 });
+    let id = create(&house, waits).await.json()["id"].clone();
+    assert_eq!(held(&id).await["rule"], "window");
+    does(&id, "pause").await;
+    assert_eq!(held(&id).await["rule"], "paused");
+    does(&id, "resume").await;
+    assert_eq!(held(&id).await["rule"], "window");
+    does(&id, "abort").await;
+    assert_eq!(held(&id).await, Value::Null, "it is over");
+
+    // It is open, and closes too soon.
+    let mut soon = open_now();
+    soon["duration"] = json!("61m");
+    put(&house, &house.admin, "/api/v1/windows/soon", &soon).await;
+    let one = json!({ "devices": [LIVING_ROOM], "window": "soon" });
+    let id = create(&house, one).await.json()["id"].clone();
+    let text = held(&id).await["text"].clone();
+    assert!(text.as_str().unwrap().contains("soon closes at "), "{text}");
+    does(&id, "abort").await;
+
+    // Nobody is there.
+    let away = json!({ "devices": [BEDROOM], "when_back_s": 600 });
+    let id = create(&house, away).await.json()["id"].clone();
+    assert_eq!(held(&id).await["rule"], "offline");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
