@@ -3,6 +3,7 @@
 //! Times are milliseconds since 1970 (UTC), sizes bytes, signal dBm; what is not known is `null`.
 
 mod rollouts;
+mod timetable;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use rollouts::*;
+pub use timetable::*;
 
 /// A device, as far as it is known.
 #[expect(

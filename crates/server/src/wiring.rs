@@ -172,6 +172,7 @@ pub(crate) fn rollout_policy(config: &Config) -> Policy {
             .collect(),
         windows: crate::rollout::windows(&config.windows),
         schedules: config.schedules.clone(),
+        file: config.origin.file.clone(),
     }
 }
 

@@ -28,6 +28,7 @@ mod rollouts;
 mod samples;
 mod server_lock;
 mod settings;
+mod timetable;
 mod tokens;
 
 use std::fs::File;
@@ -61,6 +62,7 @@ pub use process::{Holder, Liveness, process_is_alive};
 pub use rollouts::{MemberRow, NewRollout, RolloutChange, RolloutRow, WholeRollout};
 pub use samples::{Poll, Sample};
 pub use server_lock::{ServerLock, lock_server};
+pub use timetable::{ScheduleTurn, TimetableKind, TimetableRow};
 pub use tokens::TokenRow;
 
 /// An open state folder. Cloning shares it.

@@ -28,6 +28,10 @@ pub(crate) const ALL: &[Migration] = &[
         version: 4,
         sql: AFTERWARDS,
     },
+    Migration {
+        version: 5,
+        sql: TIMETABLE,
+    },
 ];
 
 /// Devices, the journal, leases, password answers, images.
@@ -288,4 +292,27 @@ alter table firmware add column quarantine text;
 alter table firmware add column cleared_job bigint not null default 0;
 create index job_unverified on job (ended_ms) where ending = 'unverified';
 create index job_image on job (image, job);
+";
+
+/// Windows and schedules that were made while the server ran, and what each schedule did; before, its minutes were settings.
+///
+/// Those settings are forgotten: what was due before a schedule is known is never made up for, so that nothing comes twice.
+const TIMETABLE: &str = "
+create table timetable (
+    kind text not null,
+    name text not null,
+    entry text not null,
+    changed_ms bigint not null,
+    changed_by text not null,
+    primary key (kind, name)
+);
+
+create table schedule_turn (
+    schedule text not null primary key,
+    times text not null,
+    since_ms bigint not null,
+    done text not null,
+    last text
+);
+delete from setting where substr(name, 1, 9) = 'schedule.';
 ";

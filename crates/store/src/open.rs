@@ -455,6 +455,10 @@ mod tests {
         folder
     }
 
+    fn all_versions() -> Vec<i64> {
+        ALL.iter().map(|migration| migration.version).collect()
+    }
+
     async fn versions(opened: &Opened) -> Vec<i64> {
         sqlx::query_scalar("select version from schema_version order by version")
             .fetch_all(&opened.readers)
@@ -502,8 +506,7 @@ mod tests {
         }
         close(opened).await;
         let opened = open(folder.path(), ALL).await.unwrap();
-        let newest = ALL.last().unwrap().version;
-        assert_eq!(versions(&opened).await.last(), Some(&newest));
+        assert_eq!(versions(&opened).await, all_versions());
         let rows: Vec<(String, i64, i64, Option<i64>, String, bool)> = sqlx::query_as(
             "select id, number, first_seen_ms, enrolled_ms, tags, removed from device order by id",
         )
@@ -563,8 +566,7 @@ mod tests {
         }
         close(opened).await;
         let opened = open(folder.path(), ALL).await.unwrap();
-        let newest = ALL.last().unwrap().version;
-        assert_eq!(versions(&opened).await.last(), Some(&newest));
+        assert_eq!(versions(&opened).await, all_versions());
         assert!(folder.path().join("reflash.db.schema-2.bak").exists());
         let rows: Vec<Ended> =
             sqlx::query_as("select rollout, outcome, ending, ended_ms from job order by job")

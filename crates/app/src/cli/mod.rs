@@ -18,6 +18,7 @@ mod plan;
 mod push;
 mod rollback;
 mod rollout;
+mod schedule;
 mod secret;
 mod serve;
 mod show;
@@ -31,6 +32,7 @@ mod update;
 mod usage;
 mod wanted;
 mod watch;
+mod window;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -84,6 +86,10 @@ enum Command {
     Rollback(Box<rollback::RollbackArguments>),
     /// Look at rollouts, follow them, hold them, end them.
     Rollout(Box<rollout::RolloutArguments>),
+    /// Say when updates may begin.
+    Window(window::WindowArguments),
+    /// Have rollouts made by themselves, at set times.
+    Schedule(schedule::ScheduleArguments),
     /// Look at the update of one device, or cancel it.
     Job(job::JobArguments),
     /// List the updates of the past.
@@ -114,6 +120,8 @@ impl Command {
             Self::Firmware(arguments) => arguments.json(),
             Self::Plan(arguments) => arguments.server.json,
             Self::Rollout(arguments) => arguments.server.json,
+            Self::Window(arguments) => arguments.server.json,
+            Self::Schedule(arguments) => arguments.server.json,
             Self::Job(arguments) => arguments.server.json,
             Self::History(arguments) => arguments.server.json,
             Self::Stats(arguments) => arguments.server.json,
@@ -184,6 +192,8 @@ fn in_runtime(command: Command) -> Result<Exit, Trouble> {
             Command::Update(arguments) => update::run(*arguments).await,
             Command::Rollback(arguments) => rollback::run(*arguments).await,
             Command::Rollout(arguments) => rollout::run(*arguments).await,
+            Command::Window(arguments) => window::run(arguments).await,
+            Command::Schedule(arguments) => schedule::run(arguments).await,
             Command::Job(arguments) => job::run(arguments).await,
             Command::History(arguments) => history::run(arguments).await,
             Command::Stats(arguments) => stats::run(arguments).await,

@@ -60,7 +60,7 @@ pub(super) struct Rules {
     /// For how long devices that are offline may come back and are updated then, such as 12h; otherwise they are left out.
     #[arg(long, value_name = "D", value_parser = span)]
     when_back: Option<Duration>,
-    /// Begin only while this window of the configuration is open.
+    /// Begin only while this window is open.
     #[arg(long, value_name = "NAME")]
     window: Option<String>,
     /// Only by this method, such as espota, http or mqtt; otherwise each device by its own, one after the other.

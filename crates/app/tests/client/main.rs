@@ -16,6 +16,7 @@ mod real;
 mod real_rollouts;
 mod rollouts;
 mod secure;
+mod windows;
 
 use std::os::unix::fs::PermissionsExt as _;
 

@@ -17,6 +17,7 @@ mod limits;
 mod pull;
 mod steering;
 mod undisturbed;
+mod windows;
 
 use std::pin::Pin;
 

@@ -243,8 +243,29 @@ pub const TABLE: &[Access] = &[
     change(Method::POST, "/api/v1/jobs/{id}/cancel", Operator, "job.cancel"),
     read("/api/v1/history", Viewer),
     read("/api/v1/stats", Viewer),
+    // windows and schedules
     read("/api/v1/windows", Viewer),
+    read("/api/v1/windows/{name}", Viewer),
+    change(Method::PUT, "/api/v1/windows/{name}", Admin, "window.set"),
+    change(Method::DELETE, "/api/v1/windows/{name}", Admin, "window.remove"),
     read("/api/v1/schedules", Viewer),
+    read("/api/v1/schedules/{name}", Viewer),
+    change(Method::PUT, "/api/v1/schedules/{name}", Admin, "schedule.set"),
+    change(
+        Method::DELETE,
+        "/api/v1/schedules/{name}",
+        Admin,
+        "schedule.remove",
+    ),
+    patiently(
+        change(
+            Method::POST,
+            "/api/v1/schedules/{name}/run",
+            Operator,
+            "schedule.run",
+        ),
+        DEVICE,
+    ),
     // the server itself
     read("/api/v1/settings", Viewer),
     change(Method::PATCH, "/api/v1/settings", Admin, "settings.change"),

@@ -22,6 +22,7 @@ mod settings;
 mod system;
 mod tls;
 mod tokens;
+mod windows;
 
 use std::fmt;
 use std::future::Future;
@@ -216,6 +217,7 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(devices::routes())
         .merge(firmware::routes())
         .merge(rollouts::routes())
+        .merge(windows::routes())
         .merge(events::routes())
         .merge(audit::routes())
         .merge(tokens::routes())

@@ -18,8 +18,7 @@ use super::guard::Audited;
 use super::problem::Failure;
 use crate::rollout::RolloutError;
 use crate::views::{
-    JobDetailView, JobView, PlanView, Problem, RolloutSummaryView, RolloutView, ScheduleView, StatsView,
-    WantedRollout, WindowView,
+    JobDetailView, JobView, PlanView, Problem, RolloutSummaryView, RolloutView, StatsView, WantedRollout,
 };
 
 /// Entries of one answer unless more are asked for.
@@ -41,8 +40,6 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(cancel_job))
         .routes(routes!(history))
         .routes(routes!(stats))
-        .routes(routes!(windows))
-        .routes(routes!(schedules))
 }
 
 impl From<RolloutError> for Failure {
@@ -69,18 +66,6 @@ impl From<RolloutError> for Failure {
             .next("look at the room and the rights of the data folder: reflash doctor"),
         }
     }
-}
-
-/// The windows of the configuration: when updates may begin.
-#[utoipa::path(get, path = "/api/v1/windows", tag = "rollouts", responses((status = 200, body = Vec<WindowView>)))]
-async fn windows(State(api): State<Api>) -> Json<Vec<WindowView>> {
-    Json(api.rollouts.windows())
-}
-
-/// The schedules of the configuration: rollouts that begin by themselves.
-#[utoipa::path(get, path = "/api/v1/schedules", tag = "rollouts", responses((status = 200, body = Vec<ScheduleView>)))]
-async fn schedules(State(api): State<Api>) -> Json<Vec<ScheduleView>> {
-    Json(api.rollouts.schedules())
 }
 
 /// What would happen: per device the image, the way and the time, or why not. Nothing is kept, and no device is asked.

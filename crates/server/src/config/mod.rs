@@ -5,6 +5,7 @@
 
 mod change;
 mod cron;
+mod entry;
 mod error;
 mod keys;
 mod parse;
@@ -31,6 +32,7 @@ use url::Url;
 
 pub use change::Change;
 pub(crate) use cron::{Cron, Due};
+pub(crate) use entry::{DAYS, schedule, schedule_entry, window, window_entry};
 pub use error::{At, ConfigError, Problem};
 pub use model::plan::{AtOnce, MaxFailures};
 pub use parse::parse;

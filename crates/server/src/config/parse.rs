@@ -536,7 +536,7 @@ impl Reader {
         }
     }
 
-    fn window(&mut self, node: &Node, path: &str) -> Option<Window> {
+    pub(super) fn window(&mut self, node: &Node, path: &str) -> Option<Window> {
         let table = self.table(node, path, keys::WINDOW)?;
         let start = self.value(&table, "start", "`start: \"02:00\"`", values::time_of_day);
         let bounds = Duration::from_mins(1)..=DAY;
@@ -592,7 +592,7 @@ impl Reader {
         }
     }
 
-    fn schedule(&mut self, node: &Node, path: &str, windows: &[String]) -> Option<Schedule> {
+    pub(super) fn schedule(&mut self, node: &Node, path: &str, windows: &[String]) -> Option<Schedule> {
         let table = self.table(node, path, keys::SCHEDULE)?;
         let example = "`cron: \"15 2 * * *\"`, which is every night at 2:15";
         let cron = self.value(&table, "cron", example, values::cron);

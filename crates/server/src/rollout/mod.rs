@@ -5,6 +5,7 @@
 
 mod clock;
 mod error;
+mod held;
 mod job;
 mod quarantine;
 mod reconcile;
@@ -14,10 +15,12 @@ mod schedule;
 mod show;
 mod steer;
 mod successor;
+mod timetable;
 mod wanted;
 mod window;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -40,6 +43,8 @@ use crate::views::EventView;
 use job::Live;
 
 pub use error::RolloutError;
+pub use schedule::RunError;
+pub use timetable::TimetableError;
 pub(crate) use window::configured as windows;
 
 /// Progress that a slow listener may be behind.
@@ -68,6 +73,8 @@ pub struct Policy {
     pub windows: BTreeMap<String, Window>,
     /// Rollouts that begin by themselves, by name.
     pub schedules: BTreeMap<String, Schedule>,
+    /// The file that all of this stands in.
+    pub file: Option<PathBuf>,
 }
 
 impl Default for Policy {
@@ -84,6 +91,7 @@ impl Default for Policy {
             groups: rules.groups,
             windows: BTreeMap::new(),
             schedules: BTreeMap::new(),
+            file: None,
         }
     }
 }
@@ -101,6 +109,8 @@ struct Inner {
     repository: Repository,
     metrics: Metrics,
     policy: RwLock<Policy>,
+    /// Windows and schedules that the configuration does not know.
+    timetable: timetable::Timetable,
     state: Mutex<State>,
     /// Held from the decision until it is stored: decisions come one after the other.
     deciding: tokio::sync::Mutex<()>,
@@ -146,18 +156,18 @@ struct Running {
 }
 
 impl Rollouts {
-    /// The policy as it is now.
+    /// The policy as it is now: what the configuration says, and the windows and schedules that were made beside it.
     fn policy(&self) -> Policy {
-        self.inner
-            .policy
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let mut policy = self.configured();
+        self.inner.timetable.add_to(&mut policy);
+        policy
     }
 
     /// Exchanges the policy; rollouts that are under way keep theirs.
     pub fn apply(&self, policy: Policy) {
+        self.inner.timetable.compare(&policy);
         *self.inner.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
+        self.inner.timetable.changed.notify_one();
     }
 
     /// Progress of jobs as it comes; it is not stored, and whoever is slow misses some.

@@ -10,6 +10,7 @@ use store::{JobFilter, Store, WholeRollout};
 use tokio::sync::{broadcast, mpsc};
 
 use super::clock::{Verdict, Watch};
+use super::timetable::Timetable;
 use super::{About, Inner, N_LIVE_BEHIND, Policy, Rollouts, State};
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
@@ -40,6 +41,8 @@ impl Rollouts {
             }
         }
         let newest_ms = newest_ms(&store).await?;
+        let timetable = Timetable::load(&store).await?;
+        timetable.compare(&policy);
         let (commands, commands_wanted) = mpsc::unbounded_channel();
         let (live, _) = broadcast::channel(N_LIVE_BEHIND);
         Ok(Self {
@@ -50,6 +53,7 @@ impl Rollouts {
                 repository,
                 metrics,
                 policy: RwLock::new(policy),
+                timetable,
                 state: Mutex::new(State {
                     model: Model::restored(rollouts),
                     about,

@@ -11,6 +11,7 @@ use model::time::Now;
 use serde_json::{Value, json};
 use store::{JobFilter, JobRow};
 
+use super::held::{held, opens_ms, window_view};
 use super::restore::restored;
 use super::{About, RolloutError, Rollouts};
 use crate::views::{
@@ -315,10 +316,7 @@ impl Rollouts {
                 created_by: about.created_by.clone(),
                 predecessor: about.predecessor.map(|old| old.0),
                 ended_ms: about.ended_ms,
-                opens_ms: (!is_over && !rollout.is_open(now))
-                    .then(|| rollout.opening().next)
-                    .flatten()
-                    .map(|next| next.wall_ms),
+                opens_ms: opens_ms(rollout, now),
                 wave: course.wave,
                 n_waves: plan.n_waves,
                 counts,
@@ -326,6 +324,8 @@ impl Rollouts {
                 ok: is_over.then(all_well),
             },
             rules: rules_view(&plan.rules),
+            window: window_view(rollout, now),
+            held: held(rollout, now, self.state().look_at_clock(now)),
             n_at_once: course.n_at_once,
             members,
             left_out: left_out_views(plan),

@@ -2,6 +2,7 @@
 
 use model::fleet::{Event, MemberState, Rollout, State};
 use model::id::{DeviceId, JobId, RolloutId, Sha256};
+use model::plan::LeftOut;
 use serde_json::json;
 use store::{MemberRow, NewRollout};
 
@@ -13,6 +14,22 @@ use crate::views::{JobDetailView, PlanView, RolloutSummaryView, RolloutView, Wan
 const N_OPEN_MAX: usize = 100;
 /// The longest name, characters.
 const NAME_MAX_LEN: usize = 120;
+
+/// Why devices are left out, by the rules' names: `3 already-current, 1 offline`.
+fn reasons(left_out: &[LeftOut]) -> String {
+    let mut rules: Vec<(&str, usize)> = Vec::new();
+    for LeftOut { reason, .. } in left_out {
+        match rules.iter_mut().find(|(rule, _)| *rule == reason.rule) {
+            Some((_, n_devices)) => *n_devices += 1,
+            None => rules.push((&reason.rule, 1)),
+        }
+    }
+    let rules: Vec<String> = rules
+        .into_iter()
+        .map(|(rule, n_devices)| format!("{n_devices} {rule}"))
+        .collect();
+    rules.join(", ")
+}
 
 impl Rollouts {
     /// What would happen; nothing is kept.
@@ -42,7 +59,11 @@ impl Rollouts {
             let why = match plan.left_out.as_slice() {
                 [] => "no device is meant".to_owned(),
                 [one] => format!("{}: {}", one.name, one.reason.text),
-                several => format!("none of {} devices would be updated", several.len()),
+                several => format!(
+                    "none of {} devices would be updated ({})",
+                    several.len(),
+                    reasons(several)
+                ),
             };
             return Err(RolloutError::Nothing {
                 text: format!("Nothing is to be done: {why}"),

@@ -586,11 +586,8 @@ fn window(name: &str, windows: &BTreeMap<String, Window>) -> Result<Window, Roll
         names.as_slice(),
     ) {
         (Some(near), _) => format!("Did you mean {near}?"),
-        (None, []) => {
-            "Write one into the configuration: windows: { night: { start: \"02:00\", duration: 3h } }."
-                .to_owned()
-        }
-        (None, names) => format!("The configuration knows {}.", names.join(", ")),
+        (None, []) => "Make one: reflash window set night --start 02:00 --duration 3h.".to_owned(),
+        (None, names) => format!("There are {}.", names.join(", ")),
     };
     Err(RolloutError::invalid(
         format!("There is no window {:?}.", shown(name)),

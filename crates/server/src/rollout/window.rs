@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use model::fleet::{Event, Fleet as Model, Opening};
 use model::id::RolloutId;
@@ -11,6 +12,7 @@ use model::window::{Window, day_bit};
 
 use super::clock::Verdict;
 use crate::config;
+use crate::views::{OpeningView, RefusalView};
 
 /// A moment that has moved by less on the clock since boot is the same: clocks are put right by a little all the time.
 const SAME: Duration = Duration::from_secs(1);
@@ -42,6 +44,73 @@ pub(super) fn zone(name: Option<&str>) -> Option<TimeZone> {
     match name {
         Some(name) => TimeZone::get(name).ok(),
         None => Some(TimeZone::system()),
+    }
+}
+
+/// A moment by the clock of a zone, as RFC 9557 writes it: `2026-11-23T02:00:00+02:00[Europe/Vilnius]`.
+pub(super) fn local(zone: &TimeZone, at_ms: i64) -> Option<String> {
+    let moment = Timestamp::from_millisecond(at_ms).ok()?;
+    Some(moment.to_zoned(zone.clone()).to_string())
+}
+
+/// A moment by the clock of a zone, for people: `02:00 on Monday, 23 November`.
+pub(super) fn spoken(zone: &TimeZone, at_ms: i64) -> Option<String> {
+    let moment = Timestamp::from_millisecond(at_ms).ok()?.to_zoned(zone.clone());
+    Some(moment.strftime("%H:%M on %A, %-d %B").to_string())
+}
+
+/// When a window is open, as it is shown.
+pub(super) fn opening_view(zone: &TimeZone, until_ms: Option<i64>, next_ms: Option<i64>) -> OpeningView {
+    OpeningView {
+        open_until_ms: until_ms,
+        open_until_local: until_ms.and_then(|at_ms| local(zone, at_ms)),
+        next_ms,
+        next_local: next_ms.and_then(|at_ms| local(zone, at_ms)),
+    }
+}
+
+/// When a window opens, as one would write it.
+pub(super) fn start(window: &Window) -> String {
+    let text = format!("{:02}:{:02}", window.start_s / 3_600, window.start_s / 60 % 60);
+    match window.start_s % 60 {
+        0 => text,
+        seconds => format!("{text}:{seconds:02}"),
+    }
+}
+
+/// On which days a window opens, as one would write them.
+pub(super) fn days(window: &Window) -> Vec<String> {
+    let days = (0..7).zip(config::DAYS);
+    days.filter(|(bit, _)| window.days & (1 << bit) != 0)
+        .map(|(_, day)| day.to_owned())
+        .collect()
+}
+
+/// Why no window of a zone opens.
+pub(super) fn trouble(timezone: Option<&str>, verdict: Verdict) -> Option<RefusalView> {
+    let trouble = |text: String, next_step: &str| RefusalView {
+        rule: "clock".to_owned(),
+        text,
+        next_step: next_step.to_owned(),
+    };
+    match verdict {
+        Verdict::Early => Some(trouble(
+            "The server's clock shows a time that has passed, so no window opens and no schedule runs."
+                .to_owned(),
+            "Set the clock, or let a time server set it.",
+        )),
+        Verdict::Jumped => Some(trouble(
+            "The server's clock was set a moment ago; windows are worked out anew.".to_owned(),
+            "Wait ten seconds.",
+        )),
+        Verdict::Sane if zone(timezone).is_none() => Some(trouble(
+            format!(
+                "The zone {} is not known on the server's machine.",
+                timezone.unwrap_or("of this machine")
+            ),
+            "Install the time zones there (tzdata), or name another zone.",
+        )),
+        Verdict::Sane => None,
     }
 }
 
@@ -257,5 +326,73 @@ mod tests {
             ..night()
         };
         assert!(!begins(&mut fleet(Some(nowhere), open), open, Verdict::Sane));
+    }
+
+    fn device() -> DeviceId {
+        DeviceId::from_hardware(&FamilyId::new("f"), "a")
+    }
+
+    fn comes_back(model: &mut Model, now: Now) -> bool {
+        let event = Event::Standing {
+            device: device(),
+            online: true,
+        };
+        let commands = step(model, event, now);
+        commands
+            .iter()
+            .any(|command| matches!(command, Command::Start { .. }))
+    }
+
+    /// RELIABILITY.md F85: the clock since boot goes on while the machine sleeps, and so does the window.
+    #[test]
+    fn a_window_that_closed_while_the_machine_slept_is_closed_before_anybody_has_told() {
+        let open = at(1_000, "2026-03-29T00:00:00Z");
+        let away = |model: &mut Model| {
+            let event = Event::Standing {
+                device: device(),
+                online: false,
+            };
+            step(model, event, open);
+        };
+        for (hours, wakes, is_open) in [
+            (2, "2026-03-29T02:00:00Z", true),
+            (4, "2026-03-29T04:00:00Z", false),
+        ] {
+            let mut watch = super::super::clock::Watch::new(0);
+            let mut model = fleet(Some(night()), open);
+            away(&mut model);
+            watch.look(open);
+            assert!(!begins(&mut model, open, Verdict::Sane), "nobody is there");
+            let woken = at(1_000 + hours * 3_600, wakes);
+            let verdict = watch.look(woken);
+            assert_eq!(verdict, Verdict::Sane, "both clocks went on: nothing was set");
+            assert_eq!(model.rollout(ID).unwrap().is_open(woken), is_open, "{wakes}");
+            assert_eq!(comes_back(&mut model, woken), is_open, "{wakes}");
+            assert!(!begins(&mut model, woken, verdict), "{wakes}");
+            assert_eq!(
+                model.rollout(ID).unwrap().opening().next,
+                Some(at(1_000 + 23 * 3_600, "2026-03-29T23:00:00Z")),
+                "summer has begun meanwhile"
+            );
+        }
+    }
+
+    /// RELIABILITY.md F84: the zone of a window is told by its name, so that a move of the machine does not move it, and rules
+    /// of a country that change come with the zones of the machine.
+    #[test]
+    fn moments_are_told_by_the_clock_of_the_window() {
+        let zone = TimeZone::get("Europe/Vilnius").unwrap();
+        let leap = at(0, "2026-03-29T00:59:59Z").wall_ms;
+        assert_eq!(
+            local(&zone, leap).unwrap(),
+            "2026-03-29T02:59:59+02:00[Europe/Vilnius]"
+        );
+        assert_eq!(
+            local(&zone, leap + 1_000).unwrap(),
+            "2026-03-29T04:00:00+03:00[Europe/Vilnius]"
+        );
+        assert_eq!(spoken(&zone, leap + 1_000).unwrap(), "04:00 on Sunday, 29 March");
+        assert_eq!(start(&night()), "02:00");
+        assert_eq!(days(&night()), ["mon", "sun"]);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{NoteView, RefusalView};
+use super::{NoteView, RefusalView, RolloutWindowView};
 
 /// What kind of rollout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -63,7 +63,7 @@ pub struct WantedRollout {
     pub canary_soak_s: Option<u64>,
     /// For how long devices that are offline may come back and still be updated. None: they are left out.
     pub when_back_s: Option<u64>,
-    /// The window of the configuration in which updates begin, by name. None: at once.
+    /// The window in which updates begin, by name. None: at once.
     pub window: Option<String>,
     /// The only method to use, such as `espota`. None: those of each device, in their order.
     pub method: Option<String>,
@@ -201,6 +201,10 @@ pub struct RolloutView {
     pub summary: RolloutSummaryView,
     /// What it goes by.
     pub rules: RulesView,
+    /// The window that it goes by; null where it has none.
+    pub window: Option<RolloutWindowView>,
+    /// Why nothing begins now, though devices wait; null where nothing waits or something goes on.
+    pub held: Option<RefusalView>,
     /// How many devices are updated at the same time now.
     pub n_at_once: u32,
     /// Its devices, in the order of their waves.
@@ -242,42 +246,6 @@ pub struct MemberView {
     pub n_tries: u8,
     /// Pushes so far.
     pub n_pushes: u8,
-}
-
-/// A window of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct WindowView {
-    /// Its name.
-    pub name: String,
-    /// When it opens, in words.
-    pub opens: String,
-    /// Where its clock hangs, IANA name; null where this machine's zone has no name.
-    pub timezone: Option<String>,
-    /// For how long it is open.
-    pub duration_s: u64,
-    /// When it closes, milliseconds since 1970; null while it is closed.
-    pub open_until_ms: Option<i64>,
-    /// When it opens next, milliseconds since 1970.
-    pub next_ms: Option<i64>,
-}
-
-/// A schedule of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ScheduleView {
-    /// Its name; its rollouts are called so.
-    pub name: String,
-    /// When it is due: minute, hour, day of the month, month, day of the week.
-    pub cron: String,
-    /// Where its clock hangs, IANA name; null where this machine's zone has no name.
-    pub timezone: Option<String>,
-    /// The window in which its updates begin; null where they begin at any time.
-    pub window: Option<String>,
-    /// What it installs: `newest-approved`.
-    pub what: String,
-    /// Only devices with one of these tags; empty: all.
-    pub tags: Vec<String>,
-    /// When it is due next, milliseconds since 1970; null where that never comes.
-    pub next_ms: Option<i64>,
 }
 
 /// One update of one device.

@@ -459,5 +459,7 @@ pub(crate) async fn raw(mut stream: impl AsyncRead + AsyncWrite + Unpin, request
 
 /// A route's path with something in the places of its parameters.
 pub(crate) fn filled(path: &str) -> String {
-    path.replace("{id}", "0").replace("{sha256}", &"0".repeat(64))
+    path.replace("{id}", "0")
+        .replace("{name}", "x")
+        .replace("{sha256}", &"0".repeat(64))
 }

@@ -10,7 +10,7 @@ use server::config::{Schedule, What};
 use server::rollout::Policy;
 
 use crate::firmware::mini;
-use crate::house::{Answer, BEDROOM, House, LIVING_ROOM};
+use crate::house::{Answer, BEDROOM, House, LIVING_ROOM, Request};
 
 const MINUTE_MS: i64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
@@ -184,17 +184,58 @@ async fn a_schedule_begins_one_rollout_for_each_of_its_minutes() {
 async fn what_was_due_before_a_schedule_was_known_or_long_ago_is_not_made_up_for() {
     let house = house(&[("hourly", schedule("7 * * * *", Some("later")))]).await;
     let due = at_minute(7);
-    assert!(house.rollouts.begin_due(None, due).await);
+    let hour_ms = 60 * MINUTE_MS;
+    assert!(house.rollouts.begin_due(Some(due - 5 * MINUTE_MS), due).await);
+    assert!(house.rollouts.begin_due(None, due + 5 * MINUTE_MS).await);
     assert!(rollouts(&house).await.is_empty(), "it was not known before");
     assert!(
         house
             .rollouts
-            .begin_due(Some(due - 60 * MINUTE_MS), due + 11 * MINUTE_MS)
+            .begin_due(Some(due), due + hour_ms + 11 * MINUTE_MS)
             .await
     );
     assert!(rollouts(&house).await.is_empty(), "eleven minutes ago");
-    assert!(house.rollouts.begin_due(None, due + 5 * MINUTE_MS).await);
+    assert!(
+        house
+            .rollouts
+            .begin_due(None, due + hour_ms + 5 * MINUTE_MS)
+            .await
+    );
     assert_eq!(rollouts(&house).await.len(), 1, "a restart over the minute");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_with_other_times_makes_up_for_nothing_and_one_known_by_a_wrong_clock_still_runs() {
+    let house = house(&[("hourly", schedule("7 * * * *", Some("later")))]).await;
+    let due = at_minute(7);
+    assert!(house.rollouts.begin_due(None, due - 30 * MINUTE_MS).await);
+    house
+        .rollouts
+        .apply(policy(&[("hourly", schedule("6,7 * * * *", Some("later")))]));
+    assert!(house.rollouts.begin_due(Some(due - 30 * MINUTE_MS), due).await);
+    assert!(house.rollouts.begin_due(None, due + MINUTE_MS).await);
+    assert!(rollouts(&house).await.is_empty(), "these times are new");
+    // Known in the year to come, by a clock that was set right since.
+    house
+        .rollouts
+        .apply(policy(&[("hourly", schedule("8 * * * *", Some("later")))]));
+    assert!(house.rollouts.begin_due(None, due + 365 * DAY_MS).await);
+    assert!(house.rollouts.begin_due(None, due + MINUTE_MS).await);
+    assert_eq!(rollouts(&house).await.len(), 1);
+}
+
+/// RELIABILITY.md F85: a clock that goes on while the machine sleeps makes a long pause of it, and nothing more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_due_while_the_machine_slept_is_made_up_for_when_it_was_just_now_and_once() {
+    let house = house(&[("hourly", schedule("7 * * * *", Some("later")))]).await;
+    let due = at_minute(7);
+    let asleep = due - 200 * MINUTE_MS;
+    assert!(house.rollouts.begin_due(Some(asleep - MINUTE_MS), asleep).await);
+    // Three of its minutes have passed meanwhile.
+    for woken in [due + 4 * MINUTE_MS, due + 5 * MINUTE_MS] {
+        assert!(house.rollouts.begin_due(Some(asleep), woken).await);
+        assert_eq!(rollouts(&house).await.len(), 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,8 +244,415 @@ async fn a_schedule_with_nothing_to_do_makes_no_rollout() {
     upstairs.tags.insert("upstairs".to_owned());
     let house = house(&[("upstairs", upstairs)]).await;
     let due = at_minute(7);
-    assert!(house.rollouts.begin_due(Some(due - MINUTE_MS), due).await);
+    let known = due - MINUTE_MS;
+    assert!(house.rollouts.begin_due(Some(known - MINUTE_MS), known).await);
+    let path = "/api/v1/schedules/upstairs";
+    assert_eq!(house.get(&house.viewer, path).await.json()["last"], Value::Null);
+    assert!(house.rollouts.begin_due(Some(known), due).await);
     assert!(rollouts(&house).await.is_empty());
+    let last = house.get(&house.viewer, path).await.json()["last"].clone();
+    assert_eq!(
+        (&last["did"], &last["rollout"]),
+        (&json!("nothing"), &Value::Null)
+    );
+    assert_eq!(last["at_ms"], due);
+    assert!(last["due"].as_str().unwrap().ends_with(":07"), "{last}");
+    let text = last["text"].as_str().unwrap();
+    assert!(text.contains("no device is meant"), "{text}");
+    assert!(
+        actions(&house)
+            .await
+            .iter()
+            .all(|action| action != "rollout.create"),
+        "nothing was made"
+    );
+}
+
+/// What is in the audit, in order.
+async fn actions(house: &House) -> Vec<String> {
+    let rows = house.audit().await;
+    rows.into_iter().map(|row| row.entry.action).collect()
+}
+
+async fn put(house: &House, token: &str, path: &str, body: &Value) -> Answer {
+    house
+        .send(&Request::new("PUT", path).token(token).json(body))
+        .await
+}
+
+async fn delete(house: &House, path: &str) -> Answer {
+    house
+        .send(&Request::new("DELETE", path).token(&house.admin))
+        .await
+}
+
+/// A window that is open now, for an hour or more.
+fn open_now() -> Value {
+    let minute = (Clock.now().wall_ms / MINUTE_MS).rem_euclid(24 * 60) - 60;
+    let minute = minute.rem_euclid(24 * 60);
+    json!({ "start": format!("{:02}:{:02}", minute / 60, minute % 60), "duration": "3h", "timezone": "UTC" })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_is_made_and_changed_while_the_server_runs() {
+    let house = house(&[]).await;
+    let path = "/api/v1/windows/early";
+    assert_eq!(house.get(&house.viewer, path).await.status, 404);
+    let wanted = json!({ "start": "04:30", "duration": "90m", "days": ["sat", "sun"], "timezone": "UTC" });
+    for token in [&house.viewer, &house.operator] {
+        assert_eq!(put(&house, token, path, &wanted).await.status, 403);
+    }
+    let made = put(&house, &house.admin, path, &wanted).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let made = made.json();
+    assert_eq!(made["opens"], "04:30 on Saturday and Sunday (UTC) for 90 minutes");
+    assert_eq!(
+        (&made["start"], &made["days"], &made["duration_s"]),
+        (&json!("04:30"), &json!(["sat", "sun"]), &json!(5_400))
+    );
+    assert_eq!(
+        made["origin"],
+        json!({ "kept_in": "api", "file": null, "key": "windows.early" })
+    );
+    let next_ms = made["next_ms"].as_i64().unwrap();
+    assert_eq!(next_ms % DAY_MS, 270 * MINUTE_MS);
+    let local = made["next_local"].as_str().unwrap();
+    assert!(local.contains("T04:30:00+00:00[UTC]"), "{local}");
+    assert_eq!(house.get(&house.viewer, path).await.json(), made);
+
+    // It holds at once.
+    let planned = create(
+        &house,
+        json!({ "all": true, "window": "early", "when_back_s": 900_000 }),
+    )
+    .await;
+    assert_eq!(planned.status, 201, "{planned:?}");
+    let planned = planned.json();
+    assert_eq!(planned["opens_ms"], next_ms);
+    assert_eq!(planned["window"]["next_ms"], next_ms);
+    let held = &planned["held"];
+    assert_eq!(held["rule"], "window", "{planned}");
+    let text = held["text"].as_str().unwrap();
+    assert!(text.contains("early is closed; it opens at 04:30 on S"), "{text}");
+
+    // A rollout keeps the window that it was planned with.
+    let changed = put(&house, &house.admin, path, &open_now()).await;
+    assert_eq!(changed.status, 200, "{changed:?}");
+    let changed = changed.json();
+    assert!(changed["open_until_ms"].is_i64(), "{changed}");
+    assert_eq!(changed["rollouts"], json!([planned["id"]]));
+    let rollout = format!("/api/v1/rollouts/{}", planned["id"]);
+    assert_eq!(
+        house.get(&house.viewer, &rollout).await.json()["opens_ms"],
+        next_ms
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_that_something_goes_by_is_not_removed_and_every_change_is_written_down_and_told() {
+    let house = house(&[]).await;
+    let path = "/api/v1/windows/early";
+    for status in [201, 200] {
+        let wanted = json!({ "start": "04:30", "duration": "90m", "days": ["sat"], "timezone": "UTC" });
+        let made = put(&house, &house.admin, path, &wanted).await;
+        assert_eq!(made.status, status, "{made:?}");
+    }
+    let wanted = json!({ "all": true, "window": "early", "when_back_s": 900_000 });
+    let planned = create(&house, wanted).await.json();
+    let rollout = format!("/api/v1/rollouts/{}", planned["id"]);
+    // What is in use stays, and is named.
+    let refused = delete(&house, path).await;
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert!(refused.problem().contains("in-use"), "{refused:?}");
+    let users = format!("in use by rollout {}", planned["id"]);
+    assert!(
+        refused.json()["detail"].as_str().unwrap().contains(&users),
+        "{refused:?}"
+    );
+    house
+        .post(&house.operator, &format!("{rollout}/abort"), &json!({}))
+        .await;
+    let by_it = json!({ "cron": "1 4 * * *", "window": "early" });
+    assert_eq!(
+        put(&house, &house.admin, "/api/v1/schedules/weekly", &by_it)
+            .await
+            .status,
+        201
+    );
+    let refused = delete(&house, path).await;
+    assert_eq!(refused.status, 409, "{refused:?}");
+    let detail = refused.json()["detail"].to_string();
+    assert!(detail.contains("by the schedule weekly"), "{detail}");
+    assert_eq!(delete(&house, "/api/v1/schedules/weekly").await.status, 204);
+    assert_eq!(delete(&house, path).await.status, 204);
+    assert_eq!(house.get(&house.viewer, path).await.status, 404);
+    assert_eq!(delete(&house, path).await.status, 404);
+
+    let rows = house.audit().await;
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| &row.entry)
+        .filter(|entry| entry.action.starts_with("window.") && entry.detail["status"] != 403)
+        .map(|entry| {
+            (
+                entry.action.as_str(),
+                entry.target.as_str(),
+                entry.detail["status"].as_i64().unwrap(),
+            )
+        })
+        .collect();
+    let told = |action, status| (action, "early", status);
+    assert_eq!(
+        rows,
+        [
+            told("window.set", 201),
+            told("window.set", 200),
+            told("window.remove", 409),
+            told("window.remove", 409),
+            told("window.remove", 204),
+            told("window.remove", 404)
+        ]
+    );
+    // Events are written behind; whoever makes a rollout waits for them.
+    create(&house, json!({ "all": true, "window": "early" })).await;
+    let events = house.store.events_after(0, 100).await.unwrap();
+    let kinds: Vec<_> = events
+        .iter()
+        .map(|event| event.kind.as_str())
+        .filter(|kind| kind.starts_with("window.") || kind.starts_with("schedule."))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "window.changed",
+            "window.changed",
+            "schedule.changed",
+            "schedule.removed",
+            "window.removed"
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollout_says_why_nothing_of_it_begins_now() {
+    let house = house(&[]).await;
+    let held = async |id: &Value| {
+        let path = format!("/api/v1/rollouts/{id}");
+        house.get(&house.viewer, &path).await.json()["held"].clone()
+    };
+    let does = async |id: &Value, verb: &str| {
+        let path = format!("/api/v1/rollouts/{id}/{verb}");
+        let answer = house.post(&house.operator, &path, &json!({})).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    };
+    let waits = json!({ "all": true, "window": "later", "when_back_s": 900_000 });
+    let id = create(&house, waits).await.json()["id"].clone();
+    assert_eq!(held(&id).await["rule"], "window");
+    does(&id, "pause").await;
+    assert_eq!(held(&id).await["rule"], "paused");
+    does(&id, "resume").await;
+    assert_eq!(held(&id).await["rule"], "window");
+    does(&id, "abort").await;
+    assert_eq!(held(&id).await, Value::Null, "it is over");
+
+    // It is open, and closes too soon.
+    let mut soon = open_now();
+    soon["duration"] = json!("61m");
+    put(&house, &house.admin, "/api/v1/windows/soon", &soon).await;
+    let one = json!({ "devices": [LIVING_ROOM], "window": "soon" });
+    let id = create(&house, one).await.json()["id"].clone();
+    let text = held(&id).await["text"].clone();
+    assert!(text.as_str().unwrap().contains("soon closes at "), "{text}");
+    does(&id, "abort").await;
+
+    // Nobody is there.
+    let away = json!({ "devices": [BEDROOM], "when_back_s": 600 });
+    let id = create(&house, away).await.json()["id"].clone();
+    assert_eq!(held(&id).await["rule"], "offline");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_in_the_configuration_is_only_changed_there() {
+    let house = house(&[]).await;
+    let nightly = schedule("15 2 * * *", Some("night"));
+    let configured = Policy {
+        file: Some("/etc/reflash.yaml".into()),
+        ..policy(&[("nightly", nightly)])
+    };
+    house.rollouts.apply(configured);
+    for (path, key) in [
+        ("/api/v1/windows/night", "windows.night"),
+        ("/api/v1/schedules/nightly", "schedules.nightly"),
+    ] {
+        let wanted = json!({ "start": "04:30", "duration": "90m", "cron": "1 2 * * *" });
+        let origin = house.get(&house.viewer, path).await.json()["origin"].clone();
+        assert_eq!(
+            origin,
+            json!({ "kept_in": "configuration", "file": "/etc/reflash.yaml", "key": key })
+        );
+        for answer in [
+            put(&house, &house.admin, path, &wanted).await,
+            delete(&house, path).await,
+        ] {
+            assert_eq!(answer.status, 409, "{answer:?}");
+            let problem = answer.json();
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(
+                detail.contains(key) && detail.contains("/etc/reflash.yaml"),
+                "{detail}"
+            );
+        }
+    }
+    // The file may take a name later on, and then wins; what is hidden comes back with the name.
+    let path = "/api/v1/windows/morning";
+    assert_eq!(put(&house, &house.admin, path, &open_now()).await.status, 201);
+    let mut with_it = policy(&[]);
+    with_it.windows.insert("morning".to_owned(), later());
+    house.rollouts.apply(with_it);
+    let shown = house.get(&house.viewer, path).await.json();
+    assert_eq!(shown["origin"]["kept_in"], "configuration");
+    assert_eq!(shown["open_until_ms"], Value::Null, "{shown}");
+    house.rollouts.apply(policy(&[]));
+    let shown = house.get(&house.viewer, path).await.json();
+    assert_eq!(shown["origin"]["kept_in"], "api");
+    assert!(shown["open_until_ms"].is_i64(), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_file_would_refuse_the_api_refuses_in_the_same_words() {
+    let house = house(&[]).await;
+    for (path, body, words) in [
+        ("windows/x", json!({}), "`windows.x.start` is missing"),
+        (
+            "windows/x",
+            json!({ "start": "02:00", "duration": "25h" }),
+            "it must be from 1m to 1d",
+        ),
+        (
+            "windows/x",
+            json!({ "start": "02:00", "duration": "3h", "day": ["mon"] }),
+            "there is no key `day` in `windows.x`",
+        ),
+        ("windows/x", json!([1]), "`windows.x` is a list"),
+        (
+            "windows/a%20b",
+            json!({ "start": "02:00", "duration": "3h" }),
+            "holds something else than letters and digits",
+        ),
+        (
+            "schedules/x",
+            json!({ "cron": "1 2 * * *", "window": "nigth" }),
+            "there is no such window; did you mean `night`?",
+        ),
+        (
+            "schedules/x",
+            json!({ "cron": "61 2 * * *" }),
+            "`schedules.x.cron`",
+        ),
+    ] {
+        let answer = put(&house, &house.admin, &format!("/api/v1/{path}"), &body).await;
+        assert_eq!(answer.status, 422, "{path} {body}: {answer:?}");
+        let problem = answer.json();
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(words), "{detail}");
+        assert!(!problem["next_step"].as_str().unwrap().is_empty(), "{problem}");
+    }
+    assert_eq!(house.store.timetable().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_that_is_made_while_the_server_runs_begins_rollouts_that_name_it() {
+    let house = house(&[]).await;
+    let path = "/api/v1/schedules/hourly";
+    let wanted = json!({ "cron": "7 * * * *", "window": "later", "timezone": "Europe/Vilnius" });
+    let made = put(&house, &house.admin, path, &wanted).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let made = made.json();
+    assert!(
+        made["next_ms"].as_i64().unwrap() < made["begins_ms"].as_i64().unwrap(),
+        "{made}"
+    );
+    assert!(
+        made["next_local"].as_str().unwrap().contains(":07:00+0"),
+        "{made}"
+    );
+    assert!(
+        made["begins_local"]
+            .as_str()
+            .unwrap()
+            .ends_with("T00:00:00+00:00[UTC]"),
+        "{made}"
+    );
+    let (before, due) = (at_minute(6), at_minute(7));
+    assert!(house.rollouts.begin_due(Some(before - MINUTE_MS), before).await);
+    assert!(house.rollouts.begin_due(Some(before), due).await);
+    let begun = rollouts(&house).await;
+    assert_eq!(begun.len(), 1, "{begun:?}");
+    assert_eq!(begun[0]["created_by"], "schedule hourly");
+    let shown = house.get(&house.viewer, path).await.json();
+    assert_eq!(
+        (&shown["last"]["did"], &shown["last"]["rollout"]),
+        (&json!("rollout"), &begun[0]["id"]),
+        "{shown}"
+    );
+    let rows = house.audit().await;
+    let row = rows
+        .iter()
+        .find(|row| row.entry.action == "rollout.create")
+        .unwrap();
+    assert_eq!(
+        (row.entry.actor.as_str(), &row.entry.target),
+        ("schedule hourly", &begun[0]["id"].to_string())
+    );
+    assert_eq!(row.entry.detail["devices"].as_array().unwrap().len(), 2);
+
+    // Run by hand there is nothing left to do, and it says so.
+    let run = format!("{path}/run");
+    assert_eq!(house.post(&house.viewer, &run, &json!({})).await.status, 403);
+    let answer = house.post(&house.operator, &run, &json!({})).await;
+    assert_eq!(answer.status, 422, "{answer:?}");
+    assert!(answer.problem().contains("nothing-to-do"), "{answer:?}");
+    let last = house.get(&house.viewer, path).await.json()["last"].clone();
+    assert_eq!((&last["did"], &last["due"]), (&json!("nothing"), &Value::Null));
+    assert!(last["text"].as_str().unwrap().contains("2 busy"), "{last}");
+    assert!(last["by"].is_string(), "{last}");
+    let abort = format!("/api/v1/rollouts/{}/abort", begun[0]["id"]);
+    house.post(&house.operator, &abort, &json!({})).await;
+    let answer = house.post(&house.operator, &run, &json!({})).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let answer = answer.json();
+    assert_eq!(
+        (&answer["state"], &answer["created_by"]),
+        (&json!("scheduled"), &json!("schedule hourly")),
+        "its window is closed all the same"
+    );
+    assert!(actions(&house).await.contains(&"schedule.run".to_owned()));
+
+    assert_eq!(delete(&house, path).await.status, 204);
+    assert!(house.rollouts.begin_due(Some(due), due + 60 * MINUTE_MS).await);
+    assert_eq!(rollouts(&house).await.len(), 2, "what is removed begins nothing");
+    assert_eq!(house.post(&house.operator, &run, &json!({})).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_whose_window_is_gone_begins_nothing_and_says_why() {
+    let house = house(&[]).await;
+    let path = "/api/v1/schedules/hourly";
+    let wanted = json!({ "cron": "7 * * * *", "window": "later" });
+    assert_eq!(put(&house, &house.admin, path, &wanted).await.status, 201);
+    // The file has lost it.
+    house.rollouts.apply(Policy::default());
+    let (before, due) = (at_minute(6), at_minute(7));
+    assert!(house.rollouts.begin_due(Some(before - MINUTE_MS), before).await);
+    assert!(house.rollouts.begin_due(Some(before), due).await);
+    assert!(rollouts(&house).await.is_empty());
+    let shown = house.get(&house.viewer, path).await.json();
+    assert_eq!(shown["last"]["did"], "failed", "{shown}");
+    assert!(
+        shown["last"]["text"].as_str().unwrap().contains("no window"),
+        "{shown}"
+    );
+    assert_eq!(shown["trouble"]["rule"], "window", "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -214,6 +662,7 @@ async fn windows_and_schedules_say_when_they_come_next() {
     assert_eq!(windows[0]["name"], "later");
     assert_eq!(windows[0]["open_until_ms"], Value::Null);
     assert_eq!(windows[1]["opens"], "00:00 on every day (UTC) for 2 hours");
+    assert_eq!(windows[1]["schedules"], json!(["nightly"]));
     let now_ms = Clock.now().wall_ms;
     let next_ms = windows[1]["next_ms"].as_i64().unwrap();
     assert!(next_ms % DAY_MS == 0 && next_ms - now_ms <= DAY_MS, "{windows}");

@@ -10,6 +10,7 @@ use crate::cli::standing::{
     title, wave,
 };
 use crate::cli::table::{Table, WIDTH};
+use crate::cli::window::with_zone;
 
 pub(super) fn listed(rollouts: &[RolloutSummaryView]) -> String {
     if rollouts.is_empty() {
@@ -86,6 +87,20 @@ pub(super) fn shown(rollout: &RolloutView) -> String {
         add("instead of", &format!("rollout {old}"));
     }
     add("rules", &rules(&rollout.rules));
+    if let Some(window) = &rollout.window {
+        let now = match (&window.opening.open_until_local, &window.opening.next_local) {
+            (Some(until), _) => format!("; open until {}", with_zone(until)),
+            (None, Some(next)) if !is_over(summary) => format!("; opens next at {}", with_zone(next)),
+            _ => String::new(),
+        };
+        add("window", &format!("{}: {}{now}", window.name, window.opens));
+    }
+    if let Some(held) = &rollout.held
+        && summary.cause.is_none()
+    {
+        add("waits", &held.text);
+        add("next", &held.next_step);
+    }
     if !rollout.members.is_empty() {
         let mut table = Table::new(&[
             ("DEVICE", 12),
