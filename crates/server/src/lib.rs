@@ -6,6 +6,7 @@ pub mod config;
 pub mod firmware;
 pub mod fleet;
 pub mod metrics;
+pub mod notify;
 pub mod rollout;
 pub mod run;
 pub mod secrets;
