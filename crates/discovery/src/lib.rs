@@ -17,7 +17,8 @@ mod scan;
 
 pub use coverage::Coverage;
 pub use mdns::{MdnsError, mdns};
-pub use mqtt::{Broker, MqttError, mqtt};
+pub use mqtt::{MqttError, mqtt};
+pub use net::mqtt::{Broker, BrokerError};
 pub use pace::Pace;
 pub use range::{RangeError, check_range, check_range_within};
 pub use scan::{Scan, scan};

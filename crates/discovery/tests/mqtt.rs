@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use discovery::{Broker, MqttError, mqtt};
+use discovery::{Broker, BrokerError, MqttError, mqtt};
 use model::sighting::{Lookout, Sighting};
 use tokio::sync::mpsc;
 
@@ -219,7 +219,10 @@ async fn a_packet_without_end_ends_the_connection() {
     let began = Instant::now();
     let error = hear(&broker, &[status()], 1).await.unwrap_err();
     assert!(began.elapsed() < SOON / 2, "the broker gave up, and not we");
-    assert!(matches!(error, MqttError::Connection(_)), "{error:?}");
+    assert!(
+        matches!(error, MqttError::Broker(BrokerError::Connection(_))),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -263,10 +266,16 @@ async fn a_broker_that_goes_or_is_not_there_is_an_error_at_once() {
     });
     let began = Instant::now();
     let error = hear(&leaving, &[status()], 1).await.unwrap_err();
-    assert!(matches!(error, MqttError::Connection(_)), "{error:?}");
+    assert!(
+        matches!(error, MqttError::Broker(BrokerError::Connection(_))),
+        "{error:?}"
+    );
     let absent = Broker::at("mqtt://127.83.2.1:1").unwrap();
     let error = hear(&absent, &[status()], 1).await.unwrap_err();
-    assert!(matches!(error, MqttError::Connection(_)), "{error:?}");
+    assert!(
+        matches!(error, MqttError::Broker(BrokerError::Connection(_))),
+        "{error:?}"
+    );
     assert!(began.elapsed() < SOON);
 }
 
@@ -280,7 +289,10 @@ async fn what_is_no_broker_is_an_error() {
             let _ = stream.write_all(said);
         });
         let error = hear(&broker, &[status()], 1).await.unwrap_err();
-        assert!(matches!(error, MqttError::Connection(_)), "{error:?}");
+        assert!(
+            matches!(error, MqttError::Broker(BrokerError::Connection(_))),
+            "{error:?}"
+        );
         thread.join().unwrap();
     }
 }
@@ -306,7 +318,10 @@ async fn a_secret_broker_needs_authorities_that_can_be_read_and_vouch_for_it() {
         ..Broker::at("mqtts://127.0.0.1:1").unwrap()
     };
     let error = hear(&missing, &[status()], 1).await.unwrap_err();
-    assert!(matches!(error, MqttError::File { .. }), "{error:?}");
+    assert!(
+        matches!(error, MqttError::Broker(BrokerError::File { .. })),
+        "{error:?}"
+    );
     // No authority in it: nothing is believed.
     let (plain, _thread) = broker(0, 0, |_| {});
     let path = folder.path().join("empty.pem");
@@ -316,7 +331,10 @@ async fn a_secret_broker_needs_authorities_that_can_be_read_and_vouch_for_it() {
         ..Broker::at(&plain.url.as_str().replace("mqtt:", "mqtts:")).unwrap()
     };
     let error = hear(&empty, &[status()], 1).await.unwrap_err();
-    assert!(matches!(error, MqttError::Tls(_)), "{error:?}");
+    assert!(
+        matches!(error, MqttError::Broker(BrokerError::Tls(_))),
+        "{error:?}"
+    );
 }
 
 /// Mosquitto on a free port; none where it is not installed.
@@ -439,7 +457,10 @@ async fn mosquitto_refuses_a_stranger() {
     };
     let broker = Broker::at(&format!("mqtt://127.0.0.1:{}", mosquitto.port)).unwrap();
     let error = hear(&broker, &[status()], 1).await.unwrap_err();
-    assert!(matches!(error, MqttError::Refused { .. }), "{error:?}");
+    assert!(
+        matches!(error, MqttError::Broker(BrokerError::Refused { .. })),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -469,7 +490,10 @@ async fn mosquitto_with_a_certificate_is_believed_only_by_its_own_authority() {
     };
     for ca in [Some(other.as_path()), None] {
         let error = hear(&broker(ca), &[status()], 1).await.unwrap_err();
-        assert!(matches!(error, MqttError::Tls(_)), "{ca:?}: {error:?}");
+        assert!(
+            matches!(error, MqttError::Broker(BrokerError::Tls(_))),
+            "{ca:?}: {error:?}"
+        );
     }
     // Let in, it listens until it is told to stop.
     let (out, _sightings) = mpsc::channel(1);
@@ -515,7 +539,10 @@ async fn mosquitto_that_wants_a_certificate_lets_in_only_who_shows_one() {
     }
     let unread = broker(Some((ours.0.clone(), folder.path().join("none.key"))));
     let error = hear(&unread, &[status()], 1).await.unwrap_err();
-    assert!(matches!(error, MqttError::File { .. }), "{error:?}");
+    assert!(
+        matches!(error, MqttError::Broker(BrokerError::File { .. })),
+        "{error:?}"
+    );
     // Let in, it listens until it is told to stop.
     let (out, _sightings) = mpsc::channel(1);
     let believed = broker(Some(ours));

@@ -14,6 +14,7 @@ mod descriptors;
 mod dial;
 pub mod http;
 mod interfaces;
+pub mod mqtt;
 mod multicast;
 mod neighbour;
 mod networks;

@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod api;
+mod bus;
 pub mod config;
 pub mod firmware;
 pub mod fleet;

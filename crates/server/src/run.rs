@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::api::{self, Api, Reloaded};
+use crate::bus;
 use crate::config::{self, Config};
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
@@ -140,7 +141,9 @@ pub struct Server {
     control: Control,
     ready: Ready,
     first_token: Option<(SecretString, PathBuf)>,
-    callback: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+    bus: Option<net::mqtt::Bus>,
+    /// What pushes need as long as they run: who calls back is let in, and the broker is kept.
+    kept: Vec<bus::Keep>,
     /// Held for as long as the server lives.
     _lock: store::ServerLock,
 }
@@ -240,6 +243,7 @@ impl Server {
             .map_err(|error| ServeError::unreadable(&error))?;
         overlay(&mut config, &stored);
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
+        let (bus, keep_bus) = bus::open(config.mqtt.as_ref());
         let site = Site {
             dialer: Dialer::new(config.networks(), None).into(),
             callback: Some(callback),
@@ -307,7 +311,8 @@ impl Server {
             control,
             ready,
             first_token,
-            callback: Box::pin(listening),
+            bus,
+            kept: vec![Box::pin(listening), keep_bus],
             _lock: lock,
         })
     }
@@ -332,6 +337,11 @@ impl Server {
         self.repository.clone()
     }
 
+    /// The connection to the owner's broker; none where the configuration names none.
+    pub fn bus(&self) -> Option<net::mqtt::Bus> {
+        self.bus.clone()
+    }
+
     /// Serves until it is cancelled, and then ends in order: no new work, what is to be written, the database.
     pub async fn run(self, cancel: CancellationToken) {
         let Self {
@@ -347,7 +357,7 @@ impl Server {
             api,
             cancel: streams,
             mut reloads,
-            callback,
+            kept,
             _lock: lock,
             ..
         } = self;
@@ -403,11 +413,11 @@ impl Server {
             config.retention,
             cancel.clone(),
         ));
-        {
+        for kept in kept {
             let support = support.clone();
             tasks.spawn(async move {
-                // Whoever calls back at the end has nobody to talk to.
-                support.run_until_cancelled(callback).await;
+                // Whoever calls back at the end has nobody to talk to, and the broker says by itself that we are gone.
+                support.run_until_cancelled(kept).await;
             });
         }
         let mut now = config;

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use net::{Dialer, Networks};
 use socket2::{Domain, SockRef, Socket, Type};
 
+pub(crate) mod mosquitto;
+
 pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// For what must happen: generous, because the machine is shared.

@@ -20,7 +20,7 @@ pub struct Change {
 }
 
 /// Keys that are read once, when the server starts.
-const AT_START: [&str; 12] = [
+const AT_START: [&str; 13] = [
     "server.listen",
     "server.data",
     "server.tls",
@@ -29,6 +29,7 @@ const AT_START: [&str; 12] = [
     "server.trusted_proxies",
     "server.limits",
     "server.allowed_networks",
+    "mqtt",
     "retention.samples",
     "retention.events",
     "retention.jobs",

@@ -142,7 +142,7 @@ pub(super) const PLACES: &[(&str, &[&str])] = &[
 
 /// Keys that are read and checked, and that nothing comes of in this version; whoever writes one is told.
 pub(super) const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
-    ("mqtt", &["prefix", "discovery", "discovery_prefix", "commands"]),
+    ("mqtt", &["discovery", "discovery_prefix", "commands"]),
     ("policy", &["rollback", "signing_keys"]),
 ];
 
