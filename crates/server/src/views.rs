@@ -2,6 +2,7 @@
 //!
 //! Times are milliseconds since 1970 (UTC), sizes bytes, signal dBm; what is not known is `null`.
 
+mod notify;
 mod rollouts;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use model::inventory::State as DeviceState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use notify::*;
 pub use rollouts::*;
 
 /// A device, as far as it is known.

@@ -13,6 +13,7 @@ mod firmware;
 mod guard;
 mod host;
 mod listen;
+mod notify;
 mod openapi;
 mod pace;
 mod problem;
@@ -42,6 +43,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
+use crate::notify::Notifier;
 use crate::rollout::Rollouts;
 
 pub use access::{Access, Least, TABLE, Takes};
@@ -127,6 +129,8 @@ pub struct Parts {
     pub repository: Repository,
     /// The rollouts.
     pub rollouts: Rollouts,
+    /// What tells people.
+    pub notifier: Notifier,
     /// What is counted.
     pub metrics: Metrics,
     /// Reads the configuration again.
@@ -216,6 +220,7 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(devices::routes())
         .merge(firmware::routes())
         .merge(rollouts::routes())
+        .merge(notify::routes())
         .merge(events::routes())
         .merge(audit::routes())
         .merge(tokens::routes())

@@ -10,6 +10,8 @@ pub(super) const N_DEVICES_LISTED: usize = 50;
 /// The longest title and text, characters: several common receivers cut at 4 KB.
 const TITLE_MAX_LEN: usize = 160;
 const TEXT_MAX_LEN: usize = 2000;
+/// The longest text about one device, characters: with 50 of them it is still less than a broker takes.
+const DEVICE_TEXT_MAX_LEN: usize = 500;
 
 /// What a message is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -114,7 +116,8 @@ impl Message {
     pub(super) fn json(&self) -> Value {
         let devices = self.devices.iter().map(|told| {
             json!({ "id": clean(&told.id), "name": clean(&told.name), "state": told.state,
-                    "reason": told.reason, "runs": told.runs.as_deref().map(clean), "text": told.text.as_deref().map(clean) })
+                    "reason": told.reason, "runs": told.runs.as_deref().map(clean),
+                    "text": told.text.as_deref().map(|text| shortened(&clean(text), DEVICE_TEXT_MAX_LEN)) })
         });
         let at = Timestamp::from_millisecond(self.at_ms).unwrap_or(Timestamp::UNIX_EPOCH);
         json!({ "id": self.id, "kind": self.kind.name(), "title": self.title, "text": self.text,

@@ -229,7 +229,7 @@ fn failure(told: &Told, names: &[&str]) -> String {
     match &told.runs {
         Some(runs) => words.push(format!("{} {} {runs} now.", they.0, they.1)),
         None if told.state == "unverified" => {
-            words.push(format!("What {} {} now is not proven.", they.2, they.1))
+            words.push(format!("What {} {} now is not proven.", they.2, they.1));
         }
         None => {}
     }
