@@ -220,6 +220,7 @@ pub(crate) fn notify_settings(config: &Config) -> notify::Settings {
         topic: mqtt
             .map(|mqtt| format!("{}/event", mqtt.prefix))
             .unwrap_or_default(),
+        ..notify::Settings::default()
     }
 }
 

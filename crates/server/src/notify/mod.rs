@@ -30,6 +30,8 @@ use desk::{Desk, Receiver};
 use digest::Rules;
 use message::{Kind, Message};
 
+pub use queue::Pace;
+
 /// Where what is known is stored among the settings.
 const STORED: &str = "notify";
 /// How long a test waits for the broker. Guess: a connection on the home's network.
@@ -42,6 +44,8 @@ pub struct Settings {
     pub notify: config::Notify,
     /// Where the broker is told, as `reflash/event`.
     pub topic: String,
+    /// How long things may take.
+    pub pace: Pace,
 }
 
 impl Settings {
@@ -198,7 +202,7 @@ impl Notifier {
         let message = Message::new(Kind::Test, words, Vec::new(), None, &[(0, wall_ms)]);
         let mut receivers = Vec::new();
         if let Some(hook) = &settings.notify.webhook {
-            let sent = webhook::send(hook, &message, wall_ms / 1000).await;
+            let sent = webhook::send(hook, &message, wall_ms / 1000, settings.pace.deadline).await;
             let ok = sent.is_ok();
             if ok {
                 // What waits for it need not wait any longer.

@@ -7,17 +7,35 @@ use super::message::{Kind, Message};
 
 /// Messages that wait for one receiver. Guess: two hours of the most that there may be, and weeks of what there mostly is.
 pub(super) const N_WAITING: usize = 50;
-/// How long to wait after the first, second … try that failed. Guess: a restarting receiver is back within a minute.
-pub(super) const PAUSES: [Duration; 4] = [
-    Duration::from_secs(2),
-    Duration::from_secs(10),
-    Duration::from_mins(1),
-    Duration::from_mins(5),
-];
 /// Tries until its owner should know; from then on it is only tried now and then.
-pub(super) const N_TRIES: usize = PAUSES.len() + 1;
-/// How often after that.
-pub(super) const NOW_AND_THEN: Duration = Duration::from_mins(15);
+pub(super) const N_TRIES: usize = 5;
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// One try, from looking up the name to the end of the answer.
+    pub deadline: Duration,
+    /// The pauses after the first tries that failed.
+    pub pauses: [Duration; N_TRIES - 1],
+    /// The pauses after that.
+    pub now_and_then: Duration,
+}
+
+impl Default for Pace {
+    /// Guess: a restarting receiver is back within a minute, and one that is away for longer may stay away for long.
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(10),
+            pauses: [
+                Duration::from_secs(2),
+                Duration::from_secs(10),
+                Duration::from_mins(1),
+                Duration::from_mins(5),
+            ],
+            now_and_then: Duration::from_mins(15),
+        }
+    }
+}
 
 /// Why a message did not arrive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,9 +115,13 @@ impl Queue {
     }
 
     /// It has not.
-    pub(super) fn failed(&mut self, id: &str, why: Undelivered, now: Duration) -> After {
+    pub(super) fn failed(&mut self, id: &str, why: Undelivered, now: Duration, pace: &Pace) -> After {
         self.n_failed += 1;
-        let pause = PAUSES.get(self.n_failed - 1).copied().unwrap_or(NOW_AND_THEN);
+        let pause = pace
+            .pauses
+            .get(self.n_failed - 1)
+            .copied()
+            .unwrap_or(pace.now_and_then);
         self.not_before = now + pause;
         if why.because_of_message && self.n_failed >= N_TRIES {
             // The others may fare better.
@@ -150,7 +172,7 @@ mod tests {
         let mut waits = Vec::new();
         for n in 1..=7 {
             let id = queue.due(now).unwrap().id.clone();
-            assert_eq!(queue.failed(&id, why(false), now), After::Kept);
+            assert_eq!(queue.failed(&id, why(false), now, &Pace::default()), After::Kept);
             assert_eq!(queue.trouble().is_some(), n >= N_TRIES, "try {n}");
             let wait = queue.next(now).unwrap();
             assert_eq!(queue.due(now + wait - Duration::from_millis(1)), None);
@@ -169,7 +191,9 @@ mod tests {
         let mut queue = Queue::of(vec![message(1, Kind::Failed), message(2, Kind::Failed)]);
         let now = Duration::from_hours(1);
         let id = message(1, Kind::Failed).id;
-        let after: Vec<After> = (0..N_TRIES).map(|_| queue.failed(&id, why(true), now)).collect();
+        let after: Vec<After> = (0..N_TRIES)
+            .map(|_| queue.failed(&id, why(true), now, &Pace::default()))
+            .collect();
         assert_eq!(after.last(), Some(&After::GivenUp));
         assert!(after[..N_TRIES - 1].iter().all(|after| *after == After::Kept));
         assert_eq!(numbers(&queue), [2]);
@@ -207,7 +231,7 @@ mod tests {
     fn another_address_is_tried_at_once() {
         let mut queue = Queue::of(vec![message(1, Kind::Failed)]);
         let id = message(1, Kind::Failed).id;
-        queue.failed(&id, why(false), Duration::from_hours(1));
+        queue.failed(&id, why(false), Duration::from_hours(1), &Pace::default());
         queue.hurry();
         assert!(queue.due(Duration::from_hours(1)).is_some());
     }

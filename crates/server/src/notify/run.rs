@@ -246,7 +246,7 @@ impl Notifier {
                 continue;
             };
             let at_s = self.inner.clock.now().wall_ms / 1000;
-            let sent = webhook::send(hook, &message, at_s).await;
+            let sent = webhook::send(hook, &message, at_s, settings.pace.deadline).await;
             if let Err(error) = &sent {
                 tracing::warn!(
                     receiver = webhook::place(hook),
@@ -255,7 +255,8 @@ impl Notifier {
                     "a message was not taken"
                 );
             }
-            self.became(Receiver::Webhook, &message, sent.map(drop)).await;
+            self.became(Receiver::Webhook, &settings, &message, sent.map(drop))
+                .await;
         }
     }
 
@@ -278,12 +279,18 @@ impl Notifier {
             }
             // It keeps results until the broker has taken them (RELIABILITY.md F81).
             let told = hand_on(bus, &settings, &message);
-            self.became(Receiver::Broker, &message, told).await;
+            self.became(Receiver::Broker, &settings, &message, told).await;
         }
     }
 
     /// Takes in what became of a message.
-    async fn became(&self, receiver: Receiver, message: &Message, sent: Result<(), Undelivered>) {
+    async fn became(
+        &self,
+        receiver: Receiver,
+        settings: &Settings,
+        message: &Message,
+        sent: Result<(), Undelivered>,
+    ) {
         let boot = self.inner.clock.now().boot;
         let result = if sent.is_ok() { "sent" } else { "failed" };
         self.inner.metrics.notified(receiver.name(), result);
@@ -295,7 +302,9 @@ impl Notifier {
                     None
                 }
                 Err(why) => {
-                    let after = desk.queue(receiver).failed(&message.id, why, boot);
+                    let after = desk
+                        .queue(receiver)
+                        .failed(&message.id, why, boot, &settings.pace);
                     desk.n_given_up += u64::from(after == After::GivenUp);
                     Some(after)
                 }

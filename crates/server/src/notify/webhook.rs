@@ -13,10 +13,6 @@ use super::queue::Undelivered;
 use crate::config::{Form, Webhook};
 use crate::firmware::fetch;
 
-/// How long all of it may take.
-const DEADLINE: Duration = Duration::from_secs(10);
-/// How long connecting may take. Guess: half of it, so that the answer has the other half.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How much of an answer is read, bytes.
 const ANSWER_MAX_LEN: usize = 4096;
 /// How much of it is shown, characters.
@@ -45,13 +41,18 @@ pub(super) fn place(webhook: &Webhook) -> String {
     )
 }
 
-/// Sends a message; `at_s` is now, seconds since 1970.
-pub(super) async fn send(webhook: &Webhook, message: &Message, at_s: i64) -> Result<Answer, Undelivered> {
-    let sent = tokio::time::timeout(DEADLINE, post(webhook, message, at_s)).await;
+/// Sends a message, within this time; `at_s` is now, seconds since 1970.
+pub(super) async fn send(
+    webhook: &Webhook,
+    message: &Message,
+    at_s: i64,
+    deadline: Duration,
+) -> Result<Answer, Undelivered> {
+    let sent = tokio::time::timeout(deadline, post(webhook, message, at_s)).await;
     sent.unwrap_or_else(|_| {
         Err(undelivered(format!(
             "it has not answered within {} s",
-            DEADLINE.as_secs()
+            deadline.as_secs_f32()
         )))
     })
 }
@@ -144,7 +145,6 @@ async fn client(url: &Url) -> Result<reqwest::Client, Undelivered> {
         .retry(reqwest::retry::never())
         .referer(false)
         .http1_only()
-        .connect_timeout(CONNECT_WITHIN)
         .resolve_to_addrs(host, &peers)
         .build();
     client.map_err(|error| undelivered(format!("getting ready: {}", fetch::chain(&error))))
