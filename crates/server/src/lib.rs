@@ -7,6 +7,7 @@ pub mod config;
 pub mod firmware;
 pub mod fleet;
 pub mod metrics;
+pub mod notify;
 mod page;
 pub mod rollout;
 pub mod run;

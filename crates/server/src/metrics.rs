@@ -36,6 +36,8 @@ struct Inner {
     scans: Counter,
     requests: Family<Requested, Counter>,
     jobs: Family<JobEnded, Counter>,
+    notifications: Family<Notified, Counter>,
+    notifications_waiting: Family<ToReceiver, Gauge>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -60,6 +62,17 @@ struct JobEnded {
     family: String,
     outcome: &'static str,
     reason: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Notified {
+    receiver: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ToReceiver {
+    receiver: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -136,6 +149,18 @@ impl Metrics {
             "Updates of devices that ended, by outcome and reason",
             Family::clone(&jobs),
         );
+        let notifications = Family::default();
+        registry.register(
+            "notifications",
+            "Tries to tell somebody, by receiver and what came of it",
+            Family::clone(&notifications),
+        );
+        let notifications_waiting = Family::default();
+        registry.register(
+            "notifications_waiting",
+            "Messages that wait for their receiver",
+            Family::clone(&notifications_waiting),
+        );
         Self {
             inner: Arc::new(Inner {
                 registry,
@@ -149,6 +174,8 @@ impl Metrics {
                 scans,
                 requests,
                 jobs,
+                notifications,
+                notifications_waiting,
             }),
         }
     }
@@ -185,6 +212,22 @@ impl Metrics {
             reason: reason.to_owned(),
         };
         self.inner.jobs.get_or_create(&labels).inc();
+    }
+
+    /// A receiver was to be told: `sent`, `failed`, or `given-up`.
+    pub(crate) fn notified(&self, receiver: &'static str, result: &'static str) {
+        self.inner
+            .notifications
+            .get_or_create(&Notified { receiver, result })
+            .inc();
+    }
+
+    pub(crate) fn notifications_waiting(&self, receiver: &'static str, n_waiting: usize) {
+        let n_waiting = i64::try_from(n_waiting).unwrap_or(i64::MAX);
+        self.inner
+            .notifications_waiting
+            .get_or_create(&ToReceiver { receiver })
+            .set(n_waiting);
     }
 
     pub(crate) fn sighted(&self, source: &'static str) {

@@ -22,12 +22,14 @@ use crate::config::{self, Config};
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
+use crate::notify::Notifier;
 use crate::rollout::Rollouts;
 use crate::secrets::Sealer;
 use crate::settle;
 use crate::signals::{ends, hang_ups, watchdog};
 use crate::wiring::{
-    api_parts, fleet_settings, listeners, open_repository, overlay, repository_settings, rollout_policy,
+    api_parts, fleet_settings, listeners, notify_settings, open_notifier, open_repository, open_rollouts,
+    overlay, repository_settings, rollout_policy,
 };
 
 /// How often the database is tidied and, once a day, backed up.
@@ -102,7 +104,7 @@ impl ServeError {
     }
 
     /// Something that was stored cannot be read.
-    fn unreadable(error: &(dyn std::error::Error + 'static)) -> Self {
+    pub(crate) fn unreadable(error: &(dyn std::error::Error + 'static)) -> Self {
         Self::new(sentence(&chain(error)), "Look at it with: reflash doctor.")
     }
 }
@@ -133,6 +135,7 @@ pub struct Server {
     fleet: Fleet,
     repository: Repository,
     rollouts: Rollouts,
+    notifier: Notifier,
     listeners: Vec<api::Listener>,
     api: Api,
     /// Ends the streams of events.
@@ -268,16 +271,15 @@ impl Server {
         )
         .await
         .map_err(|error| ServeError::unreadable(&error))?;
-        let rollouts = Rollouts::load(
-            store.clone(),
-            engine.clone(),
-            fleet.clone(),
-            repository.clone(),
-            metrics.clone(),
-            rollout_policy(&config),
+        let rollouts = open_rollouts(&config, &engine, (&store, &fleet, &repository), &metrics).await?;
+        let notifier = open_notifier(
+            &config,
+            &engine,
+            (&store, &fleet, &rollouts),
+            &metrics,
+            bus.clone(),
         )
-        .await
-        .map_err(|error| ServeError::unreadable(&error))?;
+        .await?;
         let (reloads, reloads_wanted) = mpsc::channel(4);
         let control = Control { reloads };
         let listeners = listeners(&config, &folder).await?;
@@ -288,6 +290,7 @@ impl Server {
             &fleet,
             &repository,
             &rollouts,
+            &notifier,
             &store,
             &engine,
             metrics,
@@ -311,6 +314,7 @@ impl Server {
             fleet,
             repository,
             rollouts,
+            notifier,
             listeners,
             api,
             cancel,
@@ -360,6 +364,7 @@ impl Server {
             fleet,
             repository,
             rollouts,
+            notifier,
             listeners,
             api,
             cancel: streams,
@@ -414,6 +419,7 @@ impl Server {
             fleet.clone(),
             cancel.clone(),
         ));
+        tasks.spawn(notifier.clone().run(cancel.clone()));
         tasks.spawn(keep_house(
             store.clone(),
             engine.clone(),
@@ -433,7 +439,7 @@ impl Server {
                 () = cancel.cancelled() => break,
                 wanted = reloads.recv() => {
                     let Some(answer) = wanted else { break };
-                    let reloaded = reload(&mut now, &options, &store, (&fleet, &repository, &rollouts), &site).await;
+                    let reloaded = reload(&mut now, &options, &store, (&fleet, &repository, &rollouts, &notifier), &site).await;
                     let _ = answer.send(reloaded);
                 }
                 Some(ended) = tasks.join_next() => {
@@ -444,7 +450,7 @@ impl Server {
             }
         }
         while tasks.join_next().await.is_some() {}
-        drop((fleet, repository, rollouts, engine));
+        drop((fleet, repository, rollouts, notifier, engine));
         if let Some(store) = Arc::into_inner(store) {
             store.close().await;
         }
@@ -534,7 +540,7 @@ async fn reload(
     now: &mut Config,
     options: &Options,
     store: &Store,
-    (fleet, repository, rollouts): (&Fleet, &Repository, &Rollouts),
+    (fleet, repository, rollouts, notifier): (&Fleet, &Repository, &Rollouts, &Notifier),
     site: &Site,
 ) -> Result<Reloaded, String> {
     let mut read = match &options.config {
@@ -548,6 +554,7 @@ async fn reload(
     fleet.apply(fleet_settings(&read, site));
     repository.apply(repository_settings(&read));
     rollouts.apply(rollout_policy(&read));
+    notifier.apply(notify_settings(&read));
     let in_words = |needs_restart: bool| {
         let changes = changes
             .iter()

@@ -2,6 +2,7 @@
 //!
 //! Times are milliseconds since 1970 (UTC), sizes bytes, signal dBm; what is not known is `null`.
 
+mod notify;
 mod rollouts;
 mod timetable;
 
@@ -14,6 +15,7 @@ use model::inventory::State as DeviceState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use notify::*;
 pub use rollouts::*;
 pub use timetable::*;
 

@@ -16,6 +16,7 @@ use crate::config::{self, Config};
 use crate::firmware::{self, Repository};
 use crate::fleet::{ConfiguredDevice, FamilySettings, Fleet, FleetSettings};
 use crate::metrics::Metrics;
+use crate::notify::{self, Notifier};
 use crate::rollout::{Policy, Rollouts};
 use crate::run::{Control, ServeError};
 
@@ -176,6 +177,56 @@ pub(crate) fn rollout_policy(config: &Config) -> Policy {
     }
 }
 
+pub(crate) async fn open_rollouts(
+    config: &Config,
+    engine: &Engine,
+    (store, fleet, repository): (&Arc<Store>, &Fleet, &Repository),
+    metrics: &Metrics,
+) -> Result<Rollouts, ServeError> {
+    Rollouts::load(
+        store.clone(),
+        engine.clone(),
+        fleet.clone(),
+        repository.clone(),
+        metrics.clone(),
+        rollout_policy(config),
+    )
+    .await
+    .map_err(|error| ServeError::unreadable(&error))
+}
+
+pub(crate) async fn open_notifier(
+    config: &Config,
+    engine: &Engine,
+    (store, fleet, rollouts): (&Arc<Store>, &Fleet, &Rollouts),
+    metrics: &Metrics,
+    bus: Option<net::mqtt::Bus>,
+) -> Result<Notifier, ServeError> {
+    Notifier::open(
+        store.clone(),
+        engine.clock(),
+        fleet.clone(),
+        rollouts.clone(),
+        metrics.clone(),
+        bus,
+        notify_settings(config),
+    )
+    .await
+    .map_err(|error| ServeError::unreadable(&error))
+}
+
+/// What the configuration says of notifications.
+pub(crate) fn notify_settings(config: &Config) -> notify::Settings {
+    let mqtt = config.mqtt.as_ref();
+    notify::Settings {
+        notify: config.notify.clone(),
+        topic: mqtt
+            .map(|mqtt| format!("{}/event", mqtt.prefix))
+            .unwrap_or_default(),
+        ..notify::Settings::default()
+    }
+}
+
 /// What the API is made of.
 #[expect(clippy::too_many_arguments, reason = "it brings everything together, once")]
 pub(crate) fn api_parts(
@@ -183,6 +234,7 @@ pub(crate) fn api_parts(
     fleet: &Fleet,
     repository: &Repository,
     rollouts: &Rollouts,
+    notifier: &Notifier,
     store: &Arc<Store>,
     engine: &Engine,
     metrics: Metrics,
@@ -209,6 +261,7 @@ pub(crate) fn api_parts(
         fleet: fleet.clone(),
         repository: repository.clone(),
         rollouts: rollouts.clone(),
+        notifier: notifier.clone(),
         metrics,
         reload: Arc::new(move || {
             let control = control.clone();

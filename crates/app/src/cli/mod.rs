@@ -14,6 +14,7 @@ mod history;
 mod inspect;
 mod job;
 mod nearest;
+mod notify;
 mod plan;
 mod push;
 mod rollback;
@@ -98,6 +99,8 @@ enum Command {
     Stats(stats::StatsArguments),
     /// Check that nobody has changed what the server wrote down of who did what.
     Audit(audit::AuditArguments),
+    /// Try whether you are told of what happens.
+    Notify(notify::NotifyArguments),
     /// Make and revoke the tokens by which others ask the server.
     Token(token::TokenArguments),
     /// Copy the state folder's database, and bring a copy back.
@@ -126,6 +129,7 @@ impl Command {
             Self::History(arguments) => arguments.server.json,
             Self::Stats(arguments) => arguments.server.json,
             Self::Audit(arguments) => arguments.server.json,
+            Self::Notify(arguments) => arguments.server.json,
             Self::Token(arguments) => arguments.server.json,
             Self::Backup(arguments) => arguments.json(),
             // These tell their own.
@@ -198,6 +202,7 @@ fn in_runtime(command: Command) -> Result<Exit, Trouble> {
             Command::History(arguments) => history::run(arguments).await,
             Command::Stats(arguments) => stats::run(arguments).await,
             Command::Audit(arguments) => audit::run(arguments).await,
+            Command::Notify(arguments) => notify::run(arguments).await,
             Command::Token(arguments) => token::run(arguments).await,
             Command::Backup(arguments) => backup::run(arguments).await,
             Command::Doctor(arguments) => doctor::run(arguments).await,

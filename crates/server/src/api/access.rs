@@ -275,6 +275,10 @@ pub const TABLE: &[Access] = &[
         Admin,
         "configuration.reload",
     ),
+    patiently(
+        change(Method::POST, "/api/v1/notify/test", Admin, "notify.test"),
+        DEVICE,
+    ),
     read("/api/v1/events", Viewer),
     read("/api/v1/audit", Admin),
     read("/api/v1/audit/check", Admin),

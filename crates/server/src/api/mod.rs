@@ -13,6 +13,7 @@ mod firmware;
 mod guard;
 mod host;
 mod listen;
+mod notify;
 mod openapi;
 mod pace;
 mod problem;
@@ -43,6 +44,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
+use crate::notify::Notifier;
 use crate::rollout::Rollouts;
 
 pub use access::{Access, Least, TABLE, Takes};
@@ -128,6 +130,8 @@ pub struct Parts {
     pub repository: Repository,
     /// The rollouts.
     pub rollouts: Rollouts,
+    /// What tells people.
+    pub notifier: Notifier,
     /// What is counted.
     pub metrics: Metrics,
     /// Reads the configuration again.
@@ -218,6 +222,7 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(firmware::routes())
         .merge(rollouts::routes())
         .merge(windows::routes())
+        .merge(notify::routes())
         .merge(events::routes())
         .merge(audit::routes())
         .merge(tokens::routes())

@@ -32,6 +32,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
 async fn health(State(api): State<Api>, identity: Option<axum::Extension<Identity>>) -> Json<HealthReport> {
     let mut reasons = api.fleet.troubles();
     reasons.extend(api.repository.troubles().await);
+    reasons.extend(api.notifier.troubles());
     if api.store.is_lost() {
         reasons.push(NoteView {
             rule: "storage".to_owned(),

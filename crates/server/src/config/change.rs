@@ -169,9 +169,15 @@ fn facts(config: &Config) -> BTreeMap<String, Fact> {
         facts.plain(format!("groups.{name}.at_once"), group.at_once);
     }
     facts.plain("notify.digest", in_words(config.notify.digest));
+    facts.plain("notify.mqtt", config.notify.mqtt);
+    facts.list(
+        "notify.about",
+        config.notify.about.iter().map(|about| about.name()),
+    );
     if let Some(webhook) = &config.notify.webhook {
         facts.secret("notify.webhook.url", Some(&webhook.url));
         facts.secret("notify.webhook.secret", webhook.secret.as_ref());
+        facts.plain("notify.webhook.form", webhook.form.name());
     }
     for index in &config.firmware_index {
         facts.plain(

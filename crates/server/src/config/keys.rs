@@ -65,8 +65,8 @@ pub(super) const POLICY: &[&str] = &[
     "signing_keys",
 ];
 pub(super) const SCHEDULE: &[&str] = &["cron", "window", "what", "tags", "timezone"];
-pub(super) const NOTIFY: &[&str] = &["webhook", "digest"];
-pub(super) const WEBHOOK: &[&str] = &["url", "secret"];
+pub(super) const NOTIFY: &[&str] = &["webhook", "mqtt", "digest", "about"];
+pub(super) const WEBHOOK: &[&str] = &["url", "secret", "form"];
 pub(super) const INDEX: &[&str] = &["url", "public_key"];
 pub(super) const WINDOW: &[&str] = &["start", "duration", "days", "timezone"];
 pub(super) const GROUP: &[&str] = &["at_once"];
@@ -146,7 +146,6 @@ pub(super) const PLACES: &[(&str, &[&str])] = &[
 
 /// Keys that are read and checked, and that nothing comes of in this version; whoever writes one is told.
 pub(super) const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
-    ("", &["notify"]),
     ("mqtt", &["discovery", "discovery_prefix", "commands"]),
     ("policy", &["signing_keys"]),
 ];

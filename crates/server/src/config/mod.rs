@@ -266,8 +266,69 @@ impl What {
 pub struct Notify {
     /// An address in the web that is called.
     pub webhook: Option<Webhook>,
+    /// Whether the broker is told.
+    pub mqtt: bool,
     /// For how long messages are gathered into one.
     pub digest: Duration,
+    /// Of what is told; never empty.
+    pub about: BTreeSet<About>,
+}
+
+/// Of what somebody is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum About {
+    /// A rollout has ended.
+    Finished,
+    /// An update has failed.
+    Failed,
+    /// A rollout has halted.
+    Halted,
+    /// There is firmware that devices need.
+    Firmware,
+    /// A device does not answer any more, or again.
+    Lost,
+}
+
+impl About {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Finished,
+        Self::Failed,
+        Self::Halted,
+        Self::Firmware,
+        Self::Lost,
+    ];
+
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Halted => "halted",
+            Self::Firmware => "firmware",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// What the body of a web hook's request is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// An object with everything.
+    #[default]
+    Json,
+    /// The sentences alone, with the title in a header, as ntfy takes them.
+    Text,
+}
+
+impl Form {
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
 }
 
 /// An address in the web that is called; whoever knows it may call it, so it is a secret itself.
@@ -277,6 +338,8 @@ pub struct Webhook {
     pub url: SecretString,
     /// With what its messages are signed.
     pub secret: Option<SecretString>,
+    /// What it gets.
+    pub form: Form,
 }
 
 /// A remote list of firmware.
@@ -540,7 +603,9 @@ impl Default for Notify {
     fn default() -> Self {
         Self {
             webhook: None,
+            mqtt: false,
             digest: Duration::from_mins(10),
+            about: About::ALL.into(),
         }
     }
 }

@@ -15,8 +15,8 @@ use super::secrets::Sources;
 use super::values;
 use super::yaml::{self, Kind, Node};
 use super::{
-    AtOnce, Callback, Certificate, Config, ConfiguredDevice, DEFAULT_OTA_PASSWORD, FamilyBlock,
-    FirmwareIndex, Group, MaxFailures, Mqtt, Policy, Pull, Retention, Rollback, Schedule, Server, Tls,
+    About, AtOnce, Callback, Certificate, Config, ConfiguredDevice, DEFAULT_OTA_PASSWORD, FamilyBlock,
+    FirmwareIndex, Form, Group, MaxFailures, Mqtt, Policy, Pull, Retention, Rollback, Schedule, Server, Tls,
     Webhook, What, Window, keys,
 };
 
@@ -212,7 +212,7 @@ impl Reader {
             }
         }
         if let Some(node) = table.get("notify") {
-            self.notify(config, node);
+            self.notify(config, node, table.get("mqtt").is_some());
         }
         for node in table.list("firmware_index").unwrap_or_default() {
             config.firmware_index.extend(self.index(node));
@@ -642,7 +642,7 @@ impl Reader {
         group
     }
 
-    fn notify(&mut self, config: &mut Config, node: &Node) {
+    fn notify(&mut self, config: &mut Config, node: &Node, has_broker: bool) {
         let Some(table) = self.table(node, "notify", keys::NOTIFY) else {
             return;
         };
@@ -653,12 +653,35 @@ impl Reader {
             values::duration(Duration::ZERO..=DAY),
         );
         set(&mut config.notify.digest, digest);
+        let mqtt = self.value(&table, "mqtt", "`mqtt: true`", values::flag);
+        set(&mut config.notify.mqtt, mqtt);
+        if let Some(node) = table.get("mqtt").filter(|_| config.notify.mqtt && !has_broker) {
+            self.problem(
+                Problem::at(
+                    node.at,
+                    "`notify.mqtt` is on, and no broker is named",
+                    "add the block `mqtt: { broker: \"mqtt://192.168.1.2\" }`",
+                )
+                .shown(),
+            );
+        }
+        self.about(config, &table);
         let Some(node) = table.get("webhook") else { return };
         let Some(table) = self.table(node, "notify.webhook", keys::WEBHOOK) else {
             return;
         };
         let url = self.secret(&table, "url");
         let secret = self.secret(&table, "secret");
+        let form = self.value(
+            &table,
+            "form",
+            "`form: json` or `form: text`",
+            |text| match text {
+                "json" => Ok(Form::Json),
+                "text" => Ok(Form::Text),
+                _ => Err("this is neither `json` nor `text`".to_owned()),
+            },
+        );
         let Some(url) = url else {
             if secret.is_some() {
                 self.needed(&table, "url", "`url: \"https://example.org/hook\"`");
@@ -675,7 +698,33 @@ impl Reader {
             ));
             return;
         }
-        config.notify.webhook = Some(Webhook { url, secret });
+        config.notify.webhook = Some(Webhook {
+            url,
+            secret,
+            form: form.unwrap_or_default(),
+        });
+    }
+
+    fn about(&mut self, config: &mut Config, table: &Table<'_>) {
+        const EXAMPLE: &str = "`about: [finished, failed, halted, firmware, lost]`, or some of these";
+        let Some(nodes) = table.list("about") else { return };
+        let mut about = BTreeSet::new();
+        for node in nodes {
+            let word = self.scalar(node, "notify.about", EXAMPLE, |text| {
+                let named = About::ALL.into_iter().find(|about| about.name() == text);
+                named.ok_or_else(|| "there is nothing of that name to be told of".to_owned())
+            });
+            about.extend(word);
+        }
+        if nodes.is_empty() {
+            let at = table.get("about").map_or(table.at, |node| node.at);
+            let text = "`notify.about` is empty, so that nothing would be told";
+            self.problem(Problem::at(at, text, format!("write for example {EXAMPLE}")));
+        }
+        // What is wrong is told; then nothing of this is used.
+        if !about.is_empty() {
+            config.notify.about = about;
+        }
     }
 
     fn index(&mut self, node: &Node) -> Option<FirmwareIndex> {

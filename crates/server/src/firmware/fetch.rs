@@ -697,7 +697,7 @@ fn is_about_tls(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// What lies below an error: the outermost only repeats the address, which may hold what is secret.
-fn chain(error: &reqwest::Error) -> String {
+pub(crate) fn chain(error: &reqwest::Error) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut next = error.source();
     while let Some(error) = next {

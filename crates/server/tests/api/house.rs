@@ -22,6 +22,7 @@ use server::api::{
 use server::firmware::{Repository, Settings};
 use server::fleet::{FamilySettings, Fleet, FleetSettings};
 use server::metrics::Metrics;
+use server::notify::{self, Notifier};
 use server::rollout::{Policy, Rollouts};
 use server::secrets::Sealer;
 use store::{FleetRow, Store};
@@ -127,6 +128,17 @@ impl House {
         )
         .await
         .unwrap();
+        let notifier = Notifier::open(
+            Arc::clone(&store),
+            Clock,
+            fleet.clone(),
+            rollouts.clone(),
+            Metrics::new(),
+            None,
+            notify::Settings::default(),
+        )
+        .await
+        .unwrap();
         let reloading = Arc::new(Reloading::default());
         let cancel = CancellationToken::new();
         let api = Api::new(Parts {
@@ -136,6 +148,7 @@ impl House {
             fleet: fleet.clone(),
             repository,
             rollouts: rollouts.clone(),
+            notifier: notifier.clone(),
             metrics: Metrics::new(),
             reload: {
                 let reloading = Arc::clone(&reloading);
