@@ -252,7 +252,10 @@ fn broken(fault: &Fault, away: Away, label: &Label) -> Outcome {
             "The transfer ended without an answer, and the device reports nothing that could tell.",
         );
     }
-    if unmoved && lost && complete && away != Away::Stayed {
+    // Not one byte may have left before the program was stopped. A label that moves with every image has not moved: whether
+    // the device restarted or not, it does not run this one.
+    let proves_old = fault.reason == Reason::Interrupted && *label == Label::Old && away == Away::Untold;
+    if unmoved && !proves_old && lost && complete && away != Away::Stayed {
         return Outcome::because(
             Ending::Unverified,
             Reason::VerdictLost.name(),
@@ -507,6 +510,25 @@ mod tests {
                     (Ending::KeptOld, Some("transfer broke off")),
                 );
             }
+        }
+    }
+
+    #[test]
+    fn an_interrupted_push_is_kept_old_where_a_label_that_always_moves_has_not() {
+        let end = lost(Reason::Interrupted, Reach::Whole);
+        check(
+            &end,
+            Away::Untold,
+            &Label::Old,
+            (Ending::KeptOld, Some("interrupted")),
+        );
+        // One that may stay proves nothing, nor does one that came back after a restart.
+        for (away, label) in [
+            (Away::Untold, Label::Unmoved),
+            (Away::Untold, Label::Same),
+            (Away::Restarted, Label::Old),
+        ] {
+            check(&end, away, &label, (Ending::Unverified, Some("verdict lost")));
         }
     }
 
