@@ -398,6 +398,7 @@ fn driver(unit: &At, ways: &Ways) -> Result<Box<dyn Driver>> {
     let site = Site {
         dialer: Arc::new(Dialer::new(Networks::new([networks]), None)),
         callback: None,
+        pull: None,
     };
     let ways = Ways {
         http_port: unit.http_port,

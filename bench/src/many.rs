@@ -357,6 +357,7 @@ fn family(arguments: &PushArguments, callback: Arc<Callback>) -> Result<Arc<dyn 
     let site = Site {
         dialer: Arc::new(Dialer::new(Networks::new([networks]), None)),
         callback: Some(callback),
+        pull: None,
     };
     let ways = Ways {
         ota_port: arguments.ota_port,
