@@ -33,6 +33,15 @@ pub(super) fn words(ended: &Ended) -> (Option<String>, Option<String>) {
     }
 }
 
+/// What to do about a member that ended so.
+fn next_step(ended: &Ended) -> Option<String> {
+    match ended {
+        Ended::Outcome(outcome) => outcome.next_step.clone(),
+        Ended::Skipped(reason) | Ended::MissedWindow(reason) => Some(reason.next_step.clone()),
+        Ended::Cancelled => Some("Update it again when you like.".to_owned()),
+    }
+}
+
 /// What is told of a member while it is put back.
 pub(super) fn putting_back(member: &Member, failed: &Outcome) -> String {
     format!("{} It is being put back to {}.", failed.text, member.runs)
@@ -242,14 +251,7 @@ impl Rollouts {
             let (reason, text, next_step) = match &standing.state {
                 MemberState::Ended(ended) => {
                     let (reason, text) = words(ended);
-                    let next_step = match ended {
-                        Ended::Outcome(outcome) => outcome.next_step.clone(),
-                        Ended::Skipped(reason) | Ended::MissedWindow(reason) => {
-                            Some(reason.next_step.clone())
-                        }
-                        Ended::Cancelled => Some("Update it again when you like.".to_owned()),
-                    };
-                    (reason, text, next_step)
+                    (reason, text, next_step(ended))
                 }
                 MemberState::Queued if !standing.online => (
                     Some("offline".to_owned()),
