@@ -1,9 +1,5 @@
 //! The bus, at a small broker made for each test, and at Mosquitto where it is installed.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "the helpers of tests are tests"
-)]
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod common;
 
@@ -71,6 +67,10 @@ fn confirm(stream: &mut TcpStream, number: [u8; 2]) {
     stream.write_all(&packet(0x40, &number)).unwrap();
 }
 
+fn until_it_goes(stream: &mut TcpStream) {
+    while read_packet(stream).is_some() {}
+}
+
 /// Lets it in and takes what it says of itself.
 fn welcome(stream: &mut TcpStream) {
     let_in(stream);
@@ -84,6 +84,7 @@ fn welcome(stream: &mut TcpStream) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_connects_leaves_a_last_will_and_says_that_it_is_there() {
+    let (seen, told) = tokio::sync::oneshot::channel();
     let (broker, thread) = broker(vec![Box::new(|mut stream| {
         let connect = let_in(&mut stream);
         // MQTT 3.1.1 section 3.1.2.3: clean session, will, at least once, retained.
@@ -96,10 +97,13 @@ async fn who_connects_leaves_a_last_will_and_says_that_it_is_there() {
         let (first, body) = read_packet(&mut stream).unwrap();
         assert_eq!(first & 0x0f, 0x03, "retained, at least once");
         assert_eq!(published(first, &body).unwrap().0, AVAILABILITY);
+        seen.send(()).unwrap();
+        until_it_goes(&mut stream);
     })]);
-    let (bus, _tasks) = bus(&broker);
-    assert!(!bus.is_connected());
+    let (bus, mut tasks) = bus(&broker);
     assert!(bus.connected(SOON).await);
+    told.await.unwrap();
+    tasks.shutdown().await;
     thread.join().unwrap();
 }
 
@@ -181,15 +185,17 @@ async fn no_secret_is_printed() {
     let (broker, thread) = broker(vec![Box::new(|mut stream| {
         let connect = let_in(&mut stream);
         assert!(String::from_utf8_lossy(&connect).contains("canary-7"));
+        until_it_goes(&mut stream);
     })]);
     let broker = Broker {
         username: Some("reflash".to_owned()),
         password: Some("canary-7".to_owned().into()),
         ..broker
     };
-    let (bus, _tasks) = bus(&broker);
+    let (bus, mut tasks) = bus(&broker);
     assert!(bus.connected(SOON).await);
     assert!(!format!("{bus:?} {broker:?}").contains("canary"));
+    tasks.shutdown().await;
     thread.join().unwrap();
 }
 

@@ -1,9 +1,5 @@
 //! Who gets an image that devices fetch themselves, and who does not.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "the helpers of tests are tests"
-)]
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod common;
 

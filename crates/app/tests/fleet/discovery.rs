@@ -279,6 +279,7 @@ fn commands_that_a_broker_keeps_do_nothing_however_often_it_restarts() {
         // The server waits longer each time that its broker goes; it is not waited for every time.
         if n <= 3 || n == 10 {
             broker.wait_for_subscriber("home/ir_remote_mini/status");
+            broker.wait_for_subscriber("home/ir_remote_mini/+/availability");
         }
     }
     let device = server.wait_for_device(&device_id, |device| device["state"] == "online");
@@ -290,7 +291,11 @@ fn commands_that_a_broker_keeps_do_nothing_however_often_it_restarts() {
     subscribed.dedup();
     assert_eq!(
         subscribed,
-        ["home/ir_remote_mini/+/status", "home/ir_remote_mini/status"]
+        [
+            "home/ir_remote_mini/+/availability",
+            "home/ir_remote_mini/+/status",
+            "home/ir_remote_mini/status"
+        ]
     );
     let strange: Vec<_> = server
         .events()

@@ -22,6 +22,8 @@ use super::{Incoming, PAYLOAD_MAX_LEN, Shared};
 /// seconds; one that is gone for long is noticed within a minute.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_mins(1);
+/// The longest pause after a connection that had come about: its broker is there, and restarts now and then.
+const PAUSE_AFTER_ONE: Duration = Duration::from_secs(8);
 /// A connection that stood so long was a good one.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
 /// Messages on the way to the broker at once. Guess: enough to fill a slow line, few enough to be sent again.
@@ -37,7 +39,11 @@ pub(super) async fn keep(broker: Broker, availability_topic: String, shared: Arc
         let began = Instant::now();
         let lost = Lost { shared: &shared };
         let Err(error) = connect(&broker, &availability_topic, &shared).await;
+        let was_let_in = shared.queues().is_connected();
         drop(lost);
+        if was_let_in {
+            pause = pause.min(PAUSE_AFTER_ONE);
+        }
         if began.elapsed() >= GOOD_AFTER {
             (pause, n_failures) = (PAUSE_FIRST, 0);
         }

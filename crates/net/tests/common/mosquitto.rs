@@ -1,4 +1,5 @@
 //! A real broker on a free port, where it is installed; and a device's own, blocking client.
+#![expect(clippy::print_stdout, reason = "what is not tested is not kept quiet")]
 
 use std::fs;
 use std::io::{Read as _, Write as _};
