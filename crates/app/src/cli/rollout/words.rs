@@ -83,6 +83,9 @@ pub(super) fn shown(rollout: &RolloutView) -> String {
         let _ = write!(begun, " · took {}", spoken(between(summary.created_ms, ended_ms)));
     }
     add("begun", &begun);
+    if let Some(old) = summary.predecessor {
+        add("instead of", &format!("rollout {old}"));
+    }
     add("rules", &rules(&rollout.rules));
     if let Some(window) = &rollout.window {
         let now = match (&window.opening.open_until_local, &window.opening.next_local) {
