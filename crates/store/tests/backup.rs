@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use common::{ADDRESS, device, fleet_row, id, open, tamper};
 use model::image::Image;
 use serde_json::json;
-use store::{BackupError, OpenError, RestoreError, Restored, Store};
+use store::{BackupError, OpenError, RestoreError, Restored, Store, TimetableKind, TimetableRow};
 
 const DAY_MS: i64 = 86_400_000;
 /// 2026-11-22 12:00 UTC.
@@ -43,6 +43,17 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// A window that was made while the server ran.
+fn night() -> TimetableRow {
+    TimetableRow {
+        kind: TimetableKind::Window,
+        name: "night".to_owned(),
+        entry: json!({"start": "02:00", "duration": "3h"}),
+        changed_ms: 5,
+        changed_by: "admin".to_owned(),
+    }
+}
+
 /// A closed folder with two devices, and a back-up from before the second.
 async fn drilled() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -51,6 +62,7 @@ async fn drilled() -> (tempfile::TempDir, PathBuf) {
         .set_setting("a", Some(&json!({"kept": true})))
         .await
         .unwrap();
+    store.save_timetable(&night()).await.unwrap();
     store
         .put_image(&Image::new("a.bin", vec![1; 5_000]), 5)
         .await
@@ -88,6 +100,7 @@ async fn a_back_up_is_restored_and_what_was_there_is_kept_beside() {
     assert_eq!(restored, expected);
     let store = open(folder).await;
     assert_eq!(store.setting("a").await.unwrap(), Some(json!({"kept": true})));
+    assert_eq!(store.timetable().await.unwrap(), [night()]);
     let image = Image::new("a.bin", vec![1; 5_000]);
     assert!(store.image(image.sha256(), "a.bin").await.unwrap().is_some());
     store.close().await;

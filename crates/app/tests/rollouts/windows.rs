@@ -23,7 +23,8 @@ async fn until_did(home: &Home, what: &str, fits: impl Fn(&Value) -> bool) -> Va
     loop {
         let schedule = home.get("schedules/nightly");
         let last = &schedule["last"];
-        if last["due"].is_string() && fits(last) {
+        // While it is at it, nobody knows.
+        if last["due"].is_string() && last["did"] != "unknown" && fits(last) {
             return last.clone();
         }
         assert!(

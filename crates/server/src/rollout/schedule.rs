@@ -96,7 +96,8 @@ impl Rollouts {
             turn.done.drain(..turn.done.len().saturating_sub(N_REMEMBERED));
             turn.last = Some(json!(ScheduleTurnView {
                 did: "unknown".to_owned(),
-                text: "The server ended in that moment; see the rollouts for what it has begun.".to_owned(),
+                text: "It is at it. Where that stays so, the server ended just then: see the rollouts."
+                    .to_owned(),
                 ..came(schedule, &policy, now_ms, Some(&due), None)
             }));
             // Before the rollout is made: one too few is made up for the next time, one too many is not.

@@ -155,6 +155,12 @@ pub(super) fn plan_view(kind: RolloutKind, plan: &Plan) -> PlanView {
     }
 }
 
+/// Whether every device has ended as it was meant to.
+fn all_well(rollout: &Rollout) -> bool {
+    let mut members = rollout.members().iter();
+    members.all(|standing| matches!(&standing.state, MemberState::Ended(ended) if ended.is_success()))
+}
+
 fn kind_of(about: &About) -> RolloutKind {
     if about.kind == RolloutKind::Rollback.name() {
         RolloutKind::Rollback
@@ -300,12 +306,6 @@ impl Rollouts {
         members.sort_by_key(|member| member.wave);
         let course = rollout.course();
         let is_over = rollout.is_over();
-        let all_well = || {
-            rollout
-                .members()
-                .iter()
-                .all(|standing| matches!(&standing.state, MemberState::Ended(ended) if ended.is_success()))
-        };
         RolloutView {
             summary: RolloutSummaryView {
                 id: id.0,
@@ -323,7 +323,7 @@ impl Rollouts {
                 n_waves: plan.n_waves,
                 counts,
                 n_devices: u32::try_from(members.len()).unwrap_or(u32::MAX),
-                ok: is_over.then(all_well),
+                ok: is_over.then(|| all_well(rollout)),
             },
             rules: rules_view(&plan.rules),
             window: window_view(rollout, now),

@@ -78,8 +78,8 @@ pub struct ScheduleTurnView {
     pub at_local: Option<String>,
     /// The date and minute that had come: `2026-11-23T02:15`; null where somebody ran it.
     pub due: Option<String>,
-    /// `rollout`: it made one. `nothing`: nothing was to be done. `failed`: it could not. `unknown`: the server ended just then;
-    /// what it did is among the rollouts.
+    /// `rollout`: it made one. `nothing`: nothing was to be done. `failed`: it could not. `unknown`: it is at it, or the server
+    /// ended just then; what it did is among the rollouts.
     pub did: String,
     /// The rollout that it made.
     pub rollout: Option<i64>,
