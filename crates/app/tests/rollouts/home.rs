@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) groups: Vec<&'static str>,
     /// Devices are listed in the configuration; otherwise they are added by the API, and can be removed.
     pub(crate) listed: bool,
+    /// More lines of the configuration.
+    pub(crate) more: String,
 }
 
 /// Devices and their server.
@@ -117,6 +119,7 @@ impl Home {
             poll_s: 60,
             groups: Vec::new(),
             listed: true,
+            more: String::new(),
         };
         change(&mut plan);
         let events = EventSink::new();
@@ -161,6 +164,7 @@ impl Home {
             let devices: String = devices.collect();
             text = format!("{text}  ota_password: \"{PASSWORD}\"\n  devices:\n{devices}");
         }
+        text += &plan.more;
         text
     }
 
@@ -195,6 +199,11 @@ impl Home {
         kill_process(process(&server), Signal::TERM).unwrap();
         let ended = server.end().await;
         assert_eq!(ended.code, Some(0), "{ended:#?}");
+    }
+
+    /// Where all that the server stores is.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// How long the journal's newest part is, bytes.

@@ -12,6 +12,9 @@ mod halts;
 mod home;
 mod kills;
 mod limits;
+mod notify;
+#[path = "../../../server/tests/notify/receiver.rs"]
+mod receiver;
 mod steering;
 
 use std::pin::Pin;

@@ -315,6 +315,18 @@ pub(super) fn firmware(name: &str, told: Vec<Told>, of: (i64, i64)) -> Section {
     }
 }
 
+/// An image with which something is the matter.
+pub(super) fn alarm(name: &str, text: String, of: (i64, i64)) -> Section {
+    Section {
+        kind: Kind::Alarm,
+        title: format!("{name}: look at this firmware"),
+        text: format!("{text} Look at it: reflash firmware list."),
+        devices: Vec::new(),
+        rollout: None,
+        of: vec![of],
+    }
+}
+
 /// Devices that do not answer any more.
 pub(super) fn lost(told: Vec<Told>, longest: Duration, of: Vec<(i64, i64)>) -> Section {
     let names: Vec<&str> = told.iter().map(|told| told.name.as_str()).collect();
