@@ -235,7 +235,7 @@ const BAD: &[(&str, &[&str])] = &[
     ),
     (
         "notify: { webhook: { url: \"https://x\", form: xml } }\n",
-        &["`json` or `text`"],
+        &["neither `json` nor `text`"],
     ),
     (
         "notify: { webhook: { secret: x } }\n",

@@ -578,7 +578,7 @@ fn no_more_than_twenty_messages_an_hour_and_nothing_is_forgotten() {
         .collect();
     assert_eq!(digest.len(), 1, "{rest:#?}");
     for id in 15..40 {
-        let words = format!("Rollout {id} has finished.");
+        let words = format!("Rollout {id}: all 2 devices are updated.");
         assert!(digest[0].text.contains(&words), "{}", digest[0].text);
     }
     assert_eq!(
