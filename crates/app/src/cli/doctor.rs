@@ -13,6 +13,7 @@ use std::time::Duration;
 use families::Ways;
 use model::chain::chain;
 use net::{Callback, Dialer, Networks, Site, TcpOptions};
+use secrecy::ExposeSecret as _;
 use serde_json::json;
 use server::config::{Certificate, Config, Flag, Tls};
 use store::{ServerLockError, Store};
@@ -146,6 +147,7 @@ pub(crate) async fn run(arguments: DoctorArguments) -> Result<Exit, Trouble> {
     ports(&mut checks, &config, has_server).await;
     multicast(&mut checks, &config);
     broker(&mut checks, &config).await;
+    notifications(&mut checks, &config).await;
     feeds(&mut checks, &config);
     tell(&checks, arguments.json);
     Ok(match checks.worst() {
@@ -737,6 +739,48 @@ async fn reach(host: &str, port: u16) -> Result<(), String> {
     Err(why)
 }
 
+/// Whether somebody is told of what happens, and can be reached; nothing is sent.
+async fn notifications(checks: &mut Checks, config: &Config) {
+    let notify = &config.notify;
+    let about: Vec<&str> = notify.about.iter().map(|about| about.name()).collect();
+    let about = about.join(", ");
+    if notify.mqtt {
+        checks.ok("notify", format!("The broker is told of: {about}."));
+    }
+    let Some(webhook) = &notify.webhook else {
+        if !notify.mqtt {
+            checks.ok("notify", "Nobody is told of what happens.");
+        }
+        return;
+    };
+    // Only the host is shown: whoever knows the rest may call it.
+    let Ok(url) = reqwest::Url::parse(webhook.url.expose_secret()) else {
+        return;
+    };
+    let place = url.origin().ascii_serialization();
+    let (host, port) = (
+        url.host_str().unwrap_or_default(),
+        url.port_or_known_default().unwrap_or(443),
+    );
+    let next_step = "Look at `notify.webhook.url`, and whether its receiver runs.";
+    match tokio::time::timeout(CONNECT_WAIT, reach(host, port)).await {
+        Ok(Ok(())) => checks.ok(
+            "notify",
+            format!("The web hook at {place} can be reached; it is told of: {about}. To try it: reflash notify test."),
+        ),
+        Ok(Err(why)) => checks.warning(
+            "notify",
+            format!("The web hook at {place} cannot be reached: {why}."),
+            next_step,
+        ),
+        Err(_) => checks.warning(
+            "notify",
+            format!("The web hook at {place} does not answer."),
+            next_step,
+        ),
+    }
+}
+
 /// Their notation was checked when the configuration was read; nobody is asked.
 fn feeds(checks: &mut Checks, config: &Config) {
     for family in &config.families {
@@ -913,6 +957,41 @@ mod tests {
         broker(&mut checks, &config.unwrap()).await;
         check(&checks, "broker", Standing::Wrong, "cannot be reached");
         assert!(!format!("{checks:?}").contains("cAnArY"));
+    }
+
+    #[tokio::test]
+    async fn a_web_hook_is_told_by_its_host_alone_and_a_silent_one_is_a_warning() {
+        let (holder, accepting) = Callback::new(Ipv4Addr::LOCALHOST.into(), 0);
+        let looking = async {
+            let port = holder.expect([127, 0, 0, 9].into()).await.unwrap().port;
+            let (_folder, mut checks, config) = read(&format!(
+                "notify: {{ webhook: {{ url: \"http://127.0.0.1:{port}/hook/cAnArY?key=cAnArY\", secret: cAnArY }}, about: [lost] }}\n"
+            ));
+            notifications(&mut checks, &config.unwrap()).await;
+            (checks, port)
+        };
+        let (mut checks, port) = tokio::select! {
+            looked = looking => looked,
+            () = accepting => panic!("the listener ended"),
+        };
+        let place = format!("http://127.0.0.1:{port}");
+        let text = format!("The web hook at {place} can be reached; it is told of: lost.");
+        check(&checks, "notify", Standing::Ok, &text);
+        // Nobody listens there any more.
+        let (_folder, more, config) =
+            read(&format!("notify: {{ webhook: {{ url: \"{place}/cAnArY\" }} }}\n"));
+        checks.0.extend(more.0);
+        notifications(&mut checks, &config.unwrap()).await;
+        check(
+            &checks,
+            "notify",
+            Standing::Warning,
+            &format!("{place} cannot be reached"),
+        );
+        assert!(!format!("{checks:?}").contains("cAnArY"));
+        let mut checks = Checks::default();
+        notifications(&mut checks, &Config::default()).await;
+        check(&checks, "notify", Standing::Ok, "Nobody is told");
     }
 
     #[test]

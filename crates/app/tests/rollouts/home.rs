@@ -165,6 +165,7 @@ impl Home {
             let devices: String = devices.collect();
             text = format!("{text}  ota_password: \"{PASSWORD}\"\n  devices:\n{devices}");
         }
+        text += &plan.more;
         text
     }
 
@@ -199,6 +200,11 @@ impl Home {
         kill_process(process(&server), Signal::TERM).unwrap();
         let ended = server.end().await;
         assert_eq!(ended.code, Some(0), "{ended:#?}");
+    }
+
+    /// Where all that the server stores is.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// How long the journal's newest part is, bytes.

@@ -14,7 +14,10 @@ mod halts;
 mod home;
 mod kills;
 mod limits;
+mod notify;
 mod pull;
+#[path = "../../../server/tests/notify/receiver.rs"]
+mod receiver;
 mod steering;
 mod undisturbed;
 mod windows;

@@ -233,6 +233,25 @@ const BAD: &[(&str, &[&str])] = &[
         "notify: { webhook: { url: \"ftp://x\" } }\n",
         &["`https://` or `http://`"],
     ),
+    (
+        "notify: { webhook: { url: \"https://x\", form: xml } }\n",
+        &["neither `json` nor `text`"],
+    ),
+    (
+        "notify: { webhook: { secret: x } }\n",
+        &["`notify.webhook.url` is missing"],
+    ),
+    (
+        "notify: { mqtt: true }\n",
+        &["no broker is named", "mqtt: { broker"],
+    ),
+    ("notify: { mqtt: maybe }\n", &["`mqtt: true`"]),
+    ("notify: { about: [] }\n", &["`notify.about` is empty"]),
+    (
+        "notify: { about: [finished, explosions] }\n",
+        &["nothing of that name", "halted, firmware, lost"],
+    ),
+    ("notify: { digest: 25h }\n", &["to 1d"]),
     // Times.
     (
         "windows: { night: { start: \"25:00\", duration: 3h } }\n",
@@ -808,6 +827,42 @@ fn warnings_name_what_is_not_as_it_should_be() {
 }
 
 #[test]
+fn who_is_told_of_what_is_read_and_compared() {
+    let text = "mqtt: { broker: \"mqtt://localhost\" }\nnotify: { webhook: { url: \"https://x/hook\", form: text }, mqtt: true, \
+                digest: 0, about: [lost, failed, failed] }\n";
+    let config = good(text);
+    let notify = &config.notify;
+    assert!(notify.mqtt && notify.digest == Duration::ZERO);
+    assert_eq!(notify.about, [About::Failed, About::Lost].into());
+    assert_eq!(notify.webhook.as_ref().unwrap().form, Form::Text);
+    let changes = Config::default().diff(&config);
+    let of_notify = changes.iter().filter(|change| change.key.starts_with("notify."));
+    let told: Vec<_> = of_notify
+        .map(|change| (change.text.as_str(), change.needs_restart))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (
+                "notify.about was finished, failed, halted, firmware, lost and is now failed, lost",
+                false
+            ),
+            ("notify.digest was 10m and is now 0s", false),
+            ("notify.mqtt was false and is now true", false),
+            ("notify.webhook.form is now text", false),
+            ("notify.webhook.url is now set", false),
+        ]
+    );
+    // A word alone is a list of one; and nobody is told unless somebody is named.
+    assert_eq!(
+        good("notify: { about: halted }\n").notify.about,
+        [About::Halted].into()
+    );
+    let nobody = Config::default().notify;
+    assert!(nobody.webhook.is_none() && !nobody.mqtt && nobody.about.len() == 5);
+}
+
+#[test]
 fn a_key_that_nothing_comes_of_is_warned_of_by_its_name() {
     let text = |text: &str| {
         let config = good(&format!(
@@ -824,7 +879,7 @@ fn a_key_that_nothing_comes_of_is_warned_of_by_its_name() {
     )
     .unwrap();
     let (_, keys) = told.split_once(": ").unwrap();
-    assert_eq!(keys, "notify, mqtt.discovery.");
+    assert_eq!(keys, "mqtt.discovery.");
     let with_effect = "server: { limits: { failed_logins_per_minute: 60, body_bytes: 4096, image_bytes: 65536 } }\n\
          mqtt: { broker: \"mqtts://b\", cert: c.pem, key: k.pem }\nretention: { downloads: 4 }\n";
     assert_eq!(text(with_effect), None);

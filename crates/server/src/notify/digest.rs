@@ -32,6 +32,10 @@ const N_FIRMWARE_KEPT: usize = 200;
 const N_STOPPED_KEPT: usize = 20;
 /// Rollouts that wait to be told; of more, only the latest are. Guess: five hours of them, one in three minutes.
 const N_ROLLOUTS_WAITING: usize = 100;
+/// Rollouts of which it is kept that they go on. Guess: more than ever do at the same time.
+const N_GOING_ON_KEPT: usize = 100;
+/// Images that wait to be told of because something is the matter with them.
+const N_ALARMS_WAITING: usize = 20;
 /// Failures that wait to be told with their words; of more, only the latest are. Guess: more than anybody reads.
 const N_FAILED_WAITING: usize = 200;
 
@@ -115,6 +119,10 @@ pub(super) struct Digest {
     back: BTreeMap<String, Waiting<()>>,
     lost: BTreeMap<String, Lost>,
     told_firmware: VecDeque<String>,
+    /// Images with which something is the matter: name and sentence.
+    alarms: Vec<Waiting<(String, String)>>,
+    /// Rollouts that go on, and tell of their devices at their end.
+    going_on: BTreeSet<i64>,
     /// Rollouts that do not go on, with the devices whose failure was told with them.
     stopped: BTreeMap<i64, BTreeSet<String>>,
     /// When the next gathering may be told.
@@ -156,7 +164,14 @@ impl Digest {
         let wants = |about: About| rules.about.contains(&about);
         match what {
             What::Else => return false,
-            What::GoesOn(id) => return self.stopped.remove(&id).is_some(),
+            What::GoesOn(id) => {
+                let had_stopped = self.stopped.remove(&id).is_some();
+                let is_new = self.going_on.insert(id);
+                while self.going_on.len() > N_GOING_ON_KEPT {
+                    self.going_on.pop_first();
+                }
+                return had_stopped || is_new;
+            }
             What::Stands(mut news) => {
                 self.stands(&mut news);
                 let is_told = match news.how {
@@ -186,7 +201,14 @@ impl Digest {
                     self.push_ended(of, told, false);
                 }
             }
-            What::Corrected { told, is_well } => {
+            What::Corrected {
+                rollout,
+                told,
+                is_well,
+            } => {
+                if rollout.is_some_and(|rollout| self.going_on.contains(&rollout)) {
+                    return false;
+                }
                 let n_before = self.ended.len();
                 self.ended
                     .retain(|waiting| waiting.what.corrects || waiting.what.told.id != told.id);
@@ -195,6 +217,19 @@ impl Digest {
                 if wants(About::Failed) && (was_told || !is_well) {
                     self.push_ended(of, told, was_told);
                 }
+            }
+            What::Alarm { name, text } => {
+                if !(wants(About::Failed) || wants(About::Firmware)) {
+                    return false;
+                }
+                if self.alarms.len() >= N_ALARMS_WAITING {
+                    self.alarms.remove(0);
+                }
+                self.alarms.push(Waiting {
+                    of,
+                    since: now,
+                    what: (name, text),
+                });
             }
             What::Offered { device, sha256, name } => {
                 if !wants(About::Firmware) || self.told_firmware.contains(&sha256) {
@@ -238,6 +273,7 @@ impl Digest {
         for told in &news.failed {
             self.not_come_back(told);
         }
+        self.going_on.remove(&news.id);
         let told = std::mem::take(&mut news.failed_ids);
         if news.how == How::Finished {
             self.stopped.remove(&news.id);
@@ -375,6 +411,10 @@ impl Digest {
                 sections.push(section(told.collect(), of));
             }
         }
+        for alarm in std::mem::take(&mut self.alarms) {
+            let (name, text) = alarm.what;
+            sections.push(words::alarm(&name, text, alarm.of));
+        }
         sections.extend(self.gather_firmware(now, look));
         sections.extend(self.gather_lost(now, look));
         let is_due = |waiting: &Waiting<()>| now.saturating_sub(waiting.since) >= TOGETHER;
@@ -474,6 +514,7 @@ impl Digest {
         });
         let of_items = [
             self.ended.iter().map(|waiting| waiting.since).min(),
+            self.alarms.iter().map(|waiting| waiting.since).min(),
             self.firmware
                 .values()
                 .map(|waiting| waiting.since + TOGETHER)

@@ -31,7 +31,13 @@ pub(super) enum What {
     /// The update of a device has failed.
     Failed { rollout: Option<i64>, told: Told },
     /// What became of a device is known better than it was.
-    Corrected { told: Told, is_well: bool },
+    Corrected {
+        rollout: Option<i64>,
+        told: Told,
+        is_well: bool,
+    },
+    /// Something is the matter with an image.
+    Alarm { name: String, text: String },
     /// A device needs this image.
     Offered {
         device: String,
@@ -130,8 +136,13 @@ fn what(event: &FleetEvent, rollout: Option<&RolloutView>) -> Option<What> {
             told: ended(device()?, detail),
         },
         "job.corrected" => What::Corrected {
+            rollout: number(),
             told: ended(device()?, detail),
             is_well: is_well(state_of(detail)?),
+        },
+        "firmware.quarantined" | "firmware.alarm" => What::Alarm {
+            name: text("name")?,
+            text: text("text")?,
         },
         "device.update-offered" => What::Offered {
             device: device()?,
@@ -244,5 +255,162 @@ fn of_member(member: &MemberView) -> Told {
         runs: runs.filter(|runs| !runs.is_empty()),
         text: member.text.clone(),
         next_step: member.next_step.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn event(kind: &str, device: Option<&str>, detail: Value) -> FleetEvent {
+        FleetEvent {
+            seq: 3,
+            at_ms: 1000,
+            kind: kind.to_owned(),
+            device: device.map(str::to_owned),
+            detail,
+        }
+    }
+
+    #[track_caller]
+    fn of(kind: &str, device: Option<&str>, detail: Value) -> What {
+        Happened::of(&event(kind, device, detail), None).what
+    }
+
+    fn member(device: &str, state: &str) -> Value {
+        json!({ "device": device, "name": device.to_uppercase(), "wave": 0, "runs": "1.0", "sha256": "aa", "firmware": "1.2",
+                "state": state, "percent": null, "reason": null, "text": format!("It ended as {state}."), "next_step": "Look.",
+                "job": null, "n_tries": 1, "n_pushes": 1 })
+    }
+
+    fn view(members: &[Value]) -> RolloutView {
+        let counts = json!({});
+        serde_json::from_value(json!({
+            "id": 7, "name": "night", "kind": "update", "state": "halted",
+            "cause": { "rule": "canary-failed", "text": "Too much.", "next_step": "Resume it." }, "firmware": ["1.2"],
+            "created_ms": 1, "created_by": "x", "ended_ms": null, "opens_ms": null, "wave": 0, "n_waves": 2, "counts": counts,
+            "n_devices": members.len(), "ok": null, "members": members, "left_out": [], "n_at_once": 4,
+            "rules": { "canary": 1, "canary_soak_s": 1, "soak_s": 1, "at_once": "auto", "max_failures": "2",
+                       "when_back_until_ms": null, "window": null, "rollback": "never" },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_rollout_that_stands_is_counted_and_its_failures_are_told_with_what_the_devices_run() {
+        let states = [
+            "updated",
+            "already-current",
+            "kept-old",
+            "unverified",
+            "queued",
+            "uploading",
+            "skipped",
+        ];
+        let members: Vec<Value> = states
+            .iter()
+            .map(|state| member(&state.replace('-', ""), state))
+            .collect();
+        let halted = event(
+            "rollout.halted",
+            None,
+            json!({ "rollout": 7, "name": "night", "text": "Too much." }),
+        );
+        assert_eq!(rollout_of(&halted), Some(7));
+        let What::Stands(news) = Happened::of(&halted, Some(&view(&members))).what else {
+            panic!("it stands");
+        };
+        assert_eq!(
+            (news.n_devices, news.n_well, news.n_failed, news.n_running),
+            (7, 2, 2, 1)
+        );
+        let failed: Vec<_> = news
+            .failed
+            .iter()
+            .map(|told| (told.state.as_str(), told.runs.as_deref()))
+            .collect();
+        assert_eq!(failed, [("kept-old", Some("1.0")), ("unverified", None)]);
+        assert_eq!(
+            (news.cause.as_deref(), news.next_step.as_deref()),
+            (Some("Too much."), Some("Resume it."))
+        );
+        assert_eq!(
+            news.failed_ids,
+            BTreeSet::from(["keptold".to_owned(), "unverified".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_rollout_that_cannot_be_read_any_more_is_told_all_the_same() {
+        let What::Stands(news) = of("rollout.finished", None, json!({ "rollout": 7 })) else {
+            panic!("it stands");
+        };
+        assert_eq!((news.id, news.how, news.n_devices), (7, How::Finished, 0));
+    }
+
+    #[test]
+    fn only_failures_of_jobs_mean_something() {
+        for (state, is_failure) in [
+            ("updated", false),
+            ("updated-label-unchanged", false),
+            ("already-current", false),
+            ("cancelled", false),
+            ("skipped", false),
+            ("missed-window", false),
+            ("kept-old", true),
+            ("rolled-back", true),
+            ("failed", true),
+            ("unverified", true),
+            ("refused", true),
+        ] {
+            let detail = json!({ "rollout": 7, "device": "d", "name": "Hall", "state": state, "text": "So.", "reason": "no return" });
+            let what = of("job.finished", Some("d"), detail);
+            assert_eq!(
+                matches!(what, What::Failed { rollout: Some(7), .. }),
+                is_failure,
+                "{state}"
+            );
+            let what = of(
+                "job.settled",
+                None,
+                json!({ "device": "d", "outcome": state, "text": "So." }),
+            );
+            assert_eq!(
+                matches!(what, What::Failed { rollout: None, .. }),
+                is_failure,
+                "{state}"
+            );
+        }
+        let detail = json!({ "rollout": null, "device": "d", "name": "Hall", "was": "unverified", "state": "updated", "text": "So." });
+        let What::Corrected { told, is_well, .. } = of("job.corrected", Some("d"), detail) else {
+            panic!("it is corrected");
+        };
+        assert!(is_well && told.name == "Hall");
+    }
+
+    #[test]
+    fn an_event_that_says_too_little_or_is_of_another_version_means_nothing() {
+        for kind in [
+            "rollout.finished",
+            "job.finished",
+            "job.settled",
+            "job.corrected",
+            "device.update-offered",
+            "device.offline",
+            "firmware.alarm",
+            "device.version",
+            "something.new",
+            "",
+        ] {
+            assert_eq!(of(kind, None, json!({})), What::Else, "{kind}");
+            assert_eq!(of(kind, None, json!(["x"])), What::Else, "{kind}");
+        }
+        let detail = json!({ "sha256": "aa", "name": "1.2" });
+        assert!(matches!(
+            of("device.update-offered", Some("d"), detail),
+            What::Offered { .. }
+        ));
     }
 }

@@ -27,6 +27,8 @@ pub(super) enum Kind {
     Corrected,
     /// There is firmware that devices need.
     Firmware,
+    /// Something is the matter with an image.
+    Alarm,
     /// Devices do not answer any more.
     Lost,
     /// Devices answer again that were told as lost.
@@ -45,6 +47,7 @@ impl Kind {
             Self::Failed => "failed",
             Self::Corrected => "corrected",
             Self::Firmware => "firmware",
+            Self::Alarm => "alarm",
             Self::Lost => "lost",
             Self::Found => "found",
             Self::Digest => "digest",

@@ -10,6 +10,10 @@ use super::message::{Kind, Message, Told};
 const N_NAMES: usize = 5;
 /// How many different failures are told with their words.
 const N_FAILURES: usize = 4;
+/// How many parts of a message are told in full; of more, only their titles are.
+const N_IN_FULL: usize = 8;
+/// How long a list of titles gets, characters; less than a message's text.
+const TITLES_MAX_LEN: usize = 1900;
 
 /// A part of a message; mostly it is all of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,10 +36,32 @@ pub(super) fn message(sections: Vec<Section>) -> Message {
     let rollout = first.and_then(|first| first.rollout).filter(|_| is_one);
     let titles: Vec<&str> = sections.iter().map(|section| section.title.as_str()).collect();
     let texts: Vec<&str> = sections.iter().map(|section| section.text.as_str()).collect();
+    let text = if sections.len() > N_IN_FULL {
+        in_brief(&titles)
+    } else {
+        texts.join("\n")
+    };
     let of: Vec<_> = sections.iter().flat_map(|section| section.of.clone()).collect();
-    let (title, text) = (titles.join("; "), texts.join("\n"));
+    let title = titles.join("; ");
     let devices = sections.into_iter().flat_map(|section| section.devices);
     Message::new(kind, (&title, &text), devices.collect(), rollout, &of)
+}
+
+/// A line for each, as far as there is room.
+fn in_brief(titles: &[&str]) -> String {
+    let mut text = String::new();
+    let mut len = 0;
+    for (idx, title) in titles.iter().enumerate() {
+        len += title.chars().count() + 2;
+        if len > TITLES_MAX_LEN {
+            let n_more = titles.len() - idx;
+            return format!("{text}{n_more} more: reflash rollout list, reflash history.");
+        }
+        text += title;
+        text += ".\n";
+    }
+    text.truncate(text.trim_end().len());
+    text
 }
 
 /// A rollout that does not go on.
@@ -310,6 +336,18 @@ pub(super) fn firmware(name: &str, told: Vec<Told>, of: (i64, i64)) -> Section {
         title: format!("Firmware {name} is there for {whom}"),
         text,
         devices: told,
+        rollout: None,
+        of: vec![of],
+    }
+}
+
+/// An image with which something is the matter.
+pub(super) fn alarm(name: &str, text: String, of: (i64, i64)) -> Section {
+    Section {
+        kind: Kind::Alarm,
+        title: format!("{name}: look at this firmware"),
+        text: format!("{text} Look at it: reflash firmware list."),
+        devices: Vec::new(),
         rollout: None,
         of: vec![of],
     }

@@ -1,15 +1,14 @@
 //! A receiver of web hooks made of plain threads, which can misbehave.
+#![allow(dead_code, reason = "each test binary uses its share")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
-
-use crate::common::listener;
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -66,7 +65,8 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) fn start(mode: Mode) -> Self {
-        let (listener, address) = listener(None);
+        let listener = listener();
+        let address = listener.local_addr().unwrap();
         let receiver = Self {
             address,
             mode: Arc::new(Mutex::new(mode)),
@@ -114,6 +114,11 @@ impl Receiver {
             }
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "it is a foreign program")]
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
 fn answer(stream: TcpStream, mode: &Mutex<Mode>, got: &Mutex<Vec<Got>>) {
