@@ -68,7 +68,7 @@ function UnderWayOne({ rollout }) {
   </a>`;
 }
 
-const LIVE_STATES = new Set(["queued", "waiting", "looking", "preparing", "uploading", "rebooting", "soaking", "restoring", "downloading"]);
+const LIVE_STATES = new Set(["queued", "waiting", "looking", "preparing", "uploading", "rebooting", "soaking", "restoring", "verifying", "downloading"]);
 
 /** How many of a rollout's devices have ended. */
 export function ended(rollout) {

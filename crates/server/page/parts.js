@@ -41,7 +41,7 @@ export const Standing = ({ tone, children }) => html`<span class="standing ${ton
 const TONE_OF = {
   updated: "good", "updated-label-unchanged": "good", "already-current": "good", finished: "good", approved: "good", online: "good",
   failed: "bad", "kept-old": "bad", "rolled-back": "bad", unverified: "bad", refused: "bad", halted: "bad", blocked: "bad", quarantine: "bad", quarantined: "bad",
-  running: "busy", looking: "busy", preparing: "busy", uploading: "busy", rebooting: "busy", soaking: "busy", restoring: "busy", downloading: "busy",
+  running: "busy", looking: "busy", preparing: "busy", uploading: "busy", rebooting: "busy", soaking: "busy", verifying: "busy", restoring: "busy", downloading: "busy",
   waiting: "off", queued: "off", scheduled: "off", skipped: "off", cancelled: "off", "missed-window": "off", aborted: "off",
   paused: "warn", interrupted: "warn",
 };
