@@ -118,7 +118,7 @@ export function Spark({ id, of, unit, label }) {
       open = true;
     });
   }
-  return html`<span class="spark ${path ? "" : "bare"}"><span class="number">${unit(value)}</span><svg width="46" height="16" viewBox="0 0 46 16" aria-hidden="true"><path d=${path} /></svg><span class="hidden"> ${label}</span></span>`;
+  return html`<span class="spark ${path ? "" : "bare"} ${device.state === "online" ? "" : "quiet"}"><span class="number">${unit(value)}</span><svg width="46" height="16" viewBox="0 0 46 16" aria-hidden="true"><path d=${path} /></svg><span class="hidden"> ${label}</span></span>`;
 }
 
 /** A round step so that about four lines fit. */
