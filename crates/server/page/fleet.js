@@ -68,7 +68,7 @@ function UnderWayOne({ rollout }) {
   </a>`;
 }
 
-const LIVE_STATES = new Set(["queued", "waiting", "looking", "preparing", "uploading", "rebooting", "soaking", "restoring", "downloading"]);
+const LIVE_STATES = new Set(["queued", "waiting", "looking", "preparing", "uploading", "rebooting", "soaking", "restoring", "verifying", "downloading"]);
 
 /** How many of a rollout's devices have ended. */
 export function ended(rollout) {
@@ -156,7 +156,9 @@ export function Fleet({ query }) {
   const column = (name, label, extra = "") => html`<th role="columnheader" scope="col" class=${extra} aria-sort=${sort === name ? (down ? "descending" : "ascending") : undefined}><button onClick=${() => set(sort === name ? { down: down ? "" : "1" } : { sort: name, down: "" })}>${label}<span class="order" aria-hidden="true">${sort === name ? (down ? "↓" : "↑") : ""}</span></button></th>`;
   const n_enrolled = all.filter((device) => device.enrolled).length;
   const n_current = all.filter((device) => device.enrolled && !device.offered).length;
-  const outdated = all.filter((device) => device.enrolled && FILTERS.outdated(device));
+  // What a rollout is about to update needs no second plan.
+  const taken = new Set([...home.details.values()].filter((rollout) => !isOver(rollout.state)).flatMap((rollout) => rollout.members.filter((member) => LIVE_STATES.has(member.state)).map((member) => member.device)));
+  const outdated = all.filter((device) => device.enrolled && FILTERS.outdated(device) && !taken.has(device.id));
   return html`<${Head} title=${say("fleet.title")} kicker=${home.loaded && all.length > 0 ? say("fleet.kicker", { n: all.length, current: n_current, enrolled: n_enrolled }) : ""}>
       ${may("operator") && html`<button class="button" onClick=${() => attempt(() => ask("POST", "discovery/scan"), (coverage) => say("scan.done", { n: coverage.n_answered, of: coverage.n_addresses })).then(loadDevices)}>${say("scan.act")}</button>`}
       ${outdated.length > 0 && may("operator") && html`<button class="button primary" onClick=${() => plan("update", outdated.map((device) => device.id))}>${say("fleet.update-all", { n: outdated.length })}</button>`}

@@ -223,6 +223,8 @@ export function tookRollout(rollout) {
   home.details.set(rollout.id, rollout);
   const { members, left_out, rules, ...summary } = rollout;
   home.rollouts.set(rollout.id, summary);
+  // For a moment a job has ended and its outcome is not decided yet.
+  for (const member of members) if (member.state === "finished") member.state = "verifying";
   for (const { device, job, state, percent } of members) {
     // After a reload the first word on a running update is from here.
     if (RUNNING.has(state) && !isOver(rollout.state)) {
@@ -253,7 +255,7 @@ async function loadJobs() {
   tell("jobs", "devices");
 }
 
-const RUNNING = new Set(["looking", "preparing", "uploading", "rebooting", "soaking", "restoring"]);
+const RUNNING = new Set(["looking", "preparing", "uploading", "rebooting", "soaking", "restoring", "verifying"]);
 export const isRunning = (state) => RUNNING.has(state);
 export const isOver = (state) => state === "finished" || state === "aborted";
 

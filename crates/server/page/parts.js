@@ -41,7 +41,7 @@ export const Standing = ({ tone, children }) => html`<span class="standing ${ton
 const TONE_OF = {
   updated: "good", "updated-label-unchanged": "good", "already-current": "good", finished: "good", approved: "good", online: "good",
   failed: "bad", "kept-old": "bad", "rolled-back": "bad", unverified: "bad", refused: "bad", halted: "bad", blocked: "bad", quarantine: "bad", quarantined: "bad",
-  running: "busy", looking: "busy", preparing: "busy", uploading: "busy", rebooting: "busy", soaking: "busy", restoring: "busy", downloading: "busy",
+  running: "busy", looking: "busy", preparing: "busy", uploading: "busy", rebooting: "busy", soaking: "busy", verifying: "busy", restoring: "busy", downloading: "busy",
   waiting: "off", queued: "off", scheduled: "off", skipped: "off", cancelled: "off", "missed-window": "off", aborted: "off",
   paused: "warn", interrupted: "warn",
 };
@@ -118,7 +118,7 @@ export function Spark({ id, of, unit, label }) {
       open = true;
     });
   }
-  return html`<span class="spark ${path ? "" : "bare"}"><span class="number">${unit(value)}</span><svg width="46" height="16" viewBox="0 0 46 16" aria-hidden="true"><path d=${path} /></svg><span class="hidden"> ${label}</span></span>`;
+  return html`<span class="spark ${path ? "" : "bare"} ${device.state === "online" ? "" : "quiet"}"><span class="number">${unit(value)}</span><svg width="46" height="16" viewBox="0 0 46 16" aria-hidden="true"><path d=${path} /></svg><span class="hidden"> ${label}</span></span>`;
 }
 
 /** A round step so that about four lines fit. */

@@ -30,6 +30,8 @@ function Plan() {
   const [refused, setRefused] = useState(null);
   const [busy, setBusy] = useState(false);
   const [words, setWords] = useState("");
+  // What one came with stands first, and nothing moves while one chooses.
+  const [first] = useState(() => new Set(wish.devices));
   const set = (change) => setWish((was) => {
     const next = { ...was, ...change };
     sessionStorage.setItem("plan", JSON.stringify(next));
@@ -87,7 +89,7 @@ function Plan() {
   };
 
   const collator = new Intl.Collator(language, { numeric: true });
-  const all = [...home.devices.values()].filter((device) => device.enrolled).sort((a, b) => collator.compare(a.name, b.name));
+  const all = [...home.devices.values()].filter((device) => device.enrolled).sort((a, b) => first.has(b.id) - first.has(a.id) || collator.compare(a.name, b.name));
   const listed = all.filter((device) => device.name.toLowerCase().includes(words.toLowerCase()));
   const chosen = new Set(wish.devices);
   const toggle = (id) => set({ devices: chosen.has(id) ? wish.devices.filter((one) => one !== id) : [...wish.devices, id] });
