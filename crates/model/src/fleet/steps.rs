@@ -357,7 +357,11 @@ impl Fleet {
                     MemberState::Running { since } => {
                         let age =
                             Duration::from_millis(u64::try_from(now.wall_ms - since.wall_ms).unwrap_or(0));
-                        let since = now.earlier(age);
+                        // Its job is found in the journal by the time on the wall, which must not move.
+                        let since = Now {
+                            boot: now.earlier(age).boot,
+                            ..since
+                        };
                         self.put(id, idx, MemberState::Running { since });
                         self.unsettled.insert((id, idx));
                         commands.push(Command::Recover {
