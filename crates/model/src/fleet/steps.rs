@@ -396,7 +396,11 @@ impl Fleet {
                     MemberState::Running { since } | MemberState::PuttingBack { since, .. } => {
                         let age =
                             Duration::from_millis(u64::try_from(now.wall_ms - since.wall_ms).unwrap_or(0));
-                        let since = now.earlier(age);
+                        // Its job is found in the journal by the time on the wall, which must not move.
+                        let since = Now {
+                            boot: now.earlier(age).boot,
+                            ..*since
+                        };
                         let state = match &standing.state {
                             MemberState::PuttingBack { n_missed, failed, .. } => MemberState::PuttingBack {
                                 since,

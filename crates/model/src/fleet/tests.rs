@@ -1028,6 +1028,22 @@ fn a_restart_keeps_what_was_counted_and_wanted() {
     assert_eq!((bed.is("b"), bed.state()), ("cancelled", State::Aborted));
 }
 
+/// Otherwise a job that had ended just before the machine went down is not found, and done once more (I8).
+#[test]
+fn after_a_restart_of_the_machine_a_job_is_still_known_by_the_time_at_which_it_began() {
+    let mut bed = Bed::with(flat(&["a"]));
+    let since = |bed: &Bed| match bed.fleet.rollout(R1).unwrap().members()[0].state {
+        MemberState::Running { since } => since,
+        _ => panic!("a runs"),
+    };
+    let begun = since(&bed);
+    bed.killed(MINUTE);
+    assert_eq!(bed.tell(Event::Recovered), ["recover a"]);
+    let since = since(&bed);
+    assert_eq!(since.wall_ms, begun.wall_ms);
+    assert!(since.boot <= bed.now.boot, "a moment of this boot");
+}
+
 #[test]
 fn a_pause_before_a_retry_goes_on_after_a_restart_and_never_grows() {
     let pause_after = |dead: Duration| {
