@@ -260,11 +260,6 @@ impl Home {
             .collect()
     }
 
-    /// Where all that the server stores is.
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     pub(crate) fn told(&self) -> String {
         self.server.as_ref().map(Running::told).unwrap_or_default()
     }
