@@ -7,15 +7,29 @@ use engine::Clock;
 use net::mqtt::{Broker, Bus};
 use net::pull::{PullSettings, PullSite};
 
-use crate::config::{Mqtt, Pull};
+use crate::config::{Config, Mqtt};
 
-/// What keeps the bus, until it is dropped.
+/// What keeps a part of it, until it is dropped.
 pub(crate) type Keep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The bus and what keeps it; without a broker there is none, and everything else works.
-pub(crate) fn open(mqtt: Option<&Mqtt>) -> (Option<Bus>, Keep) {
-    let Some(mqtt) = mqtt else {
-        return (None, Box::pin(std::future::pending()));
+/// What comes of the broker.
+pub(crate) struct Parts {
+    /// The connection to it.
+    pub(crate) bus: Option<Bus>,
+    /// The door for devices that are told by it to fetch their image.
+    pub(crate) pull: Option<Arc<PullSite>>,
+    /// What keeps them.
+    pub(crate) kept: Vec<Keep>,
+}
+
+/// All that comes of the broker that is configured; without one nothing does, and everything else works.
+pub(crate) fn open(config: &Config, clock: Clock) -> Parts {
+    let Some(mqtt) = &config.mqtt else {
+        return Parts {
+            bus: None,
+            pull: None,
+            kept: Vec::new(),
+        };
     };
     let broker = Broker {
         // Two of one name throw each other out for ever, and whoever listens for devices has that name already.
@@ -25,28 +39,26 @@ pub(crate) fn open(mqtt: Option<&Mqtt>) -> (Option<Bus>, Keep) {
             .map(|client_id| format!("{client_id}-bus")),
         ..crate::wiring::broker(mqtt)
     };
-    let (bus, keep) = Bus::new(&broker, &availability_topic(mqtt));
-    (Some(bus), Box::pin(keep))
-}
-
-/// The door for devices that are told by the bus to fetch their image, and what keeps it; none without a bus.
-pub(crate) fn open_pull(bus: Option<&Bus>, pull: &Pull, clock: Clock) -> (Option<Arc<PullSite>>, Keep) {
-    let Some(bus) = bus else {
-        return (None, Box::pin(std::future::pending()));
-    };
+    let (bus, keep_bus) = Bus::new(&broker, &availability_topic(mqtt));
+    let pull = &config.server.pull;
     let settings = PullSettings {
         bind: pull.bind,
         port: pull.port,
         host: pull.host.clone(),
     };
-    let (site, keep) = PullSite::new(bus.clone(), settings, move || clock.now().wall_ms / 1000);
-    (Some(site), Box::pin(keep))
+    let (pull, keep_pull) = PullSite::new(bus.clone(), settings, move || clock.now().wall_ms / 1000);
+    let noting = note_devices(bus.clone(), pull.clone(), mqtt.status_prefix.clone());
+    Parts {
+        bus: Some(bus),
+        pull: Some(pull),
+        kept: vec![Box::pin(keep_bus), Box::pin(keep_pull), Box::pin(noting)],
+    }
 }
 
 /// Notes which devices are heard at the broker under their own name, and which the broker says are gone.
 ///
 /// A hint and nothing else: it says only which devices could be told something there.
-pub(crate) async fn note_devices(bus: Bus, pull: Arc<PullSite>, status_prefix: String) {
+async fn note_devices(bus: Bus, pull: Arc<PullSite>, status_prefix: String) {
     let topics = ["status", "availability"].map(|last| format!("{status_prefix}/+/{last}"));
     let mut listening = bus.listen(&topics);
     loop {

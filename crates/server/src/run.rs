@@ -246,13 +246,8 @@ impl Server {
             .map_err(|error| ServeError::unreadable(&error))?;
         overlay(&mut config, &stored);
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
-        let (bus, keep_bus) = bus::open(config.mqtt.as_ref());
-        let (pull, keep_pull) = bus::open_pull(bus.as_ref(), &config.server.pull, engine.clock());
-        let mut kept: Vec<bus::Keep> = vec![Box::pin(listening), keep_bus, keep_pull];
-        if let (Some(bus), Some(pull), Some(mqtt)) = (&bus, &pull, &config.mqtt) {
-            let noting = bus::note_devices(bus.clone(), pull.clone(), mqtt.status_prefix.clone());
-            kept.push(Box::pin(noting));
-        }
+        let bus::Parts { bus, pull, mut kept } = bus::open(&config, engine.clock());
+        kept.push(Box::pin(listening));
         let site = Site {
             dialer: Dialer::new(config.networks(), None).into(),
             callback: Some(callback),

@@ -17,6 +17,7 @@ pub(crate) struct Mosquitto {
 
 impl Mosquitto {
     /// None where it is not installed, which is said.
+    #[expect(clippy::print_stdout, reason = "what is not tested is not kept quiet")]
     pub(crate) async fn start() -> Option<Self> {
         // Debian keeps it where only root's search path looks.
         let places = [

@@ -331,8 +331,8 @@ impl Rollouts {
         }
         let mut methods = known.family.methods(&known.device);
         if let Some(wish) = &wanted.method {
-            let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
-            let why_not = no_such_method(wish, &names);
+            let offered: Vec<&str> = methods.iter().map(Method::as_str).collect();
+            let why_not = no_such_method(wish, &offered);
             methods.retain(|method| method.as_str() == wish);
             if methods.is_empty() {
                 return Ok(Err(why_not));
