@@ -225,21 +225,10 @@ impl Server {
         let folder = config.server.data.clone().unwrap_or_else(default_folder);
         // Before anything else: whatever lies in the folder, as the socket, may be a running server's.
         let lock = store::lock_server(&folder).map_err(|error| not_locked(&folder, &error))?;
-        let store = Store::open(&folder).await.map_err(|error| {
-            ServeError::new(
-                sentence(&chain(&error)),
-                "Look at it with: reflash doctor. A back-up is restored with: reflash backup restore.",
-            )
-        })?;
-        let store = Arc::new(store);
+        let store = open_store(&folder).await?;
         let engine = Engine::new(store.clone())
             .map_err(|error| ServeError::new(format!("{error}."), "Look whether /proc is there."))?;
-        let sealer = Sealer::open_or_make(&folder).map_err(|error| {
-            ServeError::new(
-                sentence(&chain(&error)),
-                "Without this file the stored passwords cannot be read: restore it from a back-up.",
-            )
-        })?;
+        let sealer = open_sealer(&folder)?;
         let first_token = first_token(&store, &folder, &engine).await?;
         let stored = api::stored_settings(&store)
             .await
@@ -451,6 +440,25 @@ impl Server {
         }
         drop(lock);
     }
+}
+
+async fn open_store(folder: &Path) -> Result<Arc<Store>, ServeError> {
+    let store = Store::open(folder).await.map_err(|error| {
+        ServeError::new(
+            sentence(&chain(&error)),
+            "Look at it with: reflash doctor. A back-up is restored with: reflash backup restore.",
+        )
+    })?;
+    Ok(Arc::new(store))
+}
+
+fn open_sealer(folder: &Path) -> Result<Sealer, ServeError> {
+    Sealer::open_or_make(folder).map_err(|error| {
+        ServeError::new(
+            sentence(&chain(&error)),
+            "Without this file the stored passwords cannot be read: restore it from a back-up.",
+        )
+    })
 }
 
 /// What is the matter with a folder that cannot be locked.
