@@ -319,7 +319,7 @@ async fn until_history(home: &Home, what: &str, fits: impl Fn(&Value) -> bool) -
 
 /// The server was away when its device came back; it sees it again, and the journal tells both.
 pub(crate) async fn one_that_comes_back_an_hour_later() {
-    let mut home = Home::with(1, |plan| plan.device.version = "1.2".to_owned()).await;
+    let mut home = Home::with(1, |plan| "1.2".clone_into(&mut plan.device.version)).await;
     let left = Left::of(&home, FIRST, "1.2", 2);
     home.firmware(Some("1.2"), 2);
     home.terminate().await;
@@ -350,7 +350,7 @@ pub(crate) async fn one_that_comes_back_an_hour_later() {
 
 /// A label that tells nothing leaves it as it was; and so does another device's job since.
 pub(crate) async fn one_that_comes_back_as_it_was() {
-    let mut home = Home::with(1, |plan| plan.device.version = "0.9".to_owned()).await;
+    let mut home = Home::with(1, |plan| "0.9".clone_into(&mut plan.device.version)).await;
     let left = Left::of(&home, FIRST, "0.9", 2);
     home.terminate().await;
     let store = Store::open(home.folder()).await.unwrap();
@@ -372,7 +372,7 @@ pub(crate) async fn one_that_comes_back_as_it_was() {
 /// The member of a rollout is corrected with its job: one that is over, and one that has halted because of it.
 pub(crate) async fn a_rollout_whose_canary_comes_back_late() {
     for is_over in [true, false] {
-        let mut home = Home::with(2, |plan| plan.device.version = "1.2".to_owned()).await;
+        let mut home = Home::with(2, |plan| "1.2".clone_into(&mut plan.device.version)).await;
         let left = Left::of(&home, FIRST, "1.2", 2);
         let digest = left.image.sha256;
         home.firmware(Some("1.2"), 2);
@@ -447,7 +447,7 @@ async fn halted(store: &Store, id: RolloutId, is_over: bool) -> (Value, Vec<Memb
 
 /// A record that somebody has made since outweighs what is seen.
 pub(crate) async fn one_whose_owner_has_said_what_it_runs() {
-    let mut home = Home::with(1, |plan| plan.device.version = "1.2".to_owned()).await;
+    let mut home = Home::with(1, |plan| "1.2".clone_into(&mut plan.device.version)).await;
     let left = Left::of(&home, FIRST, "1.2", 2);
     home.terminate().await;
     let store = Store::open(home.folder()).await.unwrap();
