@@ -1,5 +1,4 @@
 //! Windows and schedules that are kept, and what schedules have done.
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

@@ -1,5 +1,7 @@
 //! `reflash schedule`.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 use server::views::{RolloutView, ScheduleTurnView, ScheduleView};
 
@@ -244,7 +246,8 @@ fn next(schedule: &ScheduleView) -> String {
     if let (Some(window), Some(begins)) = (&schedule.window, &schedule.begins_local)
         && schedule.begins_ms != schedule.next_ms
     {
-        text += &format!(
+        let _ = write!(
+            text,
             " Its updates begin when the window {window} opens, at {}.",
             with_zone(begins)
         );
