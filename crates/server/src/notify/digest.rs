@@ -48,6 +48,12 @@ pub(super) struct Rules {
     pub(super) about: BTreeSet<About>,
 }
 
+impl Rules {
+    fn wants(&self, about: About) -> bool {
+        self.about.contains(&about)
+    }
+}
+
 /// How a device stands now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
@@ -161,78 +167,19 @@ impl Digest {
         self.now = self.now.max(now);
         let now = self.now;
         let of = (seq, at_ms);
-        let wants = |about: About| rules.about.contains(&about);
         match what {
             What::Else => return false,
-            What::GoesOn(id) => {
-                let had_stopped = self.stopped.remove(&id).is_some();
-                let is_new = self.going_on.insert(id);
-                while self.going_on.len() > N_GOING_ON_KEPT {
-                    self.going_on.pop_first();
-                }
-                return had_stopped || is_new;
-            }
-            What::Stands(mut news) => {
-                self.stands(&mut news);
-                let is_told = match news.how {
-                    How::Halted => wants(About::Halted) || wants(About::Failed),
-                    How::Finished | How::Aborted => {
-                        wants(About::Finished) || news.n_failed > 0 && wants(About::Failed)
-                    }
-                };
-                if is_told {
-                    let what = *news;
-                    if self.rollouts.len() >= N_ROLLOUTS_WAITING {
-                        self.rollouts.remove(0);
-                    }
-                    self.rollouts.push(Waiting { of, since: now, what });
-                }
-            }
-            What::Failed { rollout, told } => {
-                if let Some(rollout) = rollout {
-                    // As long as it goes on it tells that itself, and so it did where it had stopped by then.
-                    let told_with = self.stopped.get_mut(&rollout);
-                    if !told_with.is_some_and(|devices| devices.insert(told.id.clone())) {
-                        return false;
-                    }
-                }
-                self.not_come_back(&told);
-                if wants(About::Failed) {
-                    self.push_ended(of, told, false);
-                }
-            }
+            What::GoesOn(id) => return self.goes_on(id),
+            What::Stands(news) => self.stands(*news, of, rules),
+            What::Failed { rollout, told } => return self.failed(rollout, told, of, rules),
             What::Corrected {
                 rollout,
                 told,
                 is_well,
-            } => {
-                if rollout.is_some_and(|rollout| self.going_on.contains(&rollout)) {
-                    return false;
-                }
-                let n_before = self.ended.len();
-                self.ended
-                    .retain(|waiting| waiting.what.corrects || waiting.what.told.id != told.id);
-                let was_told = n_before == self.ended.len();
-                // Nobody has heard of what has turned out to be well.
-                if wants(About::Failed) && (was_told || !is_well) {
-                    self.push_ended(of, told, was_told);
-                }
-            }
-            What::Alarm { name, text } => {
-                if !(wants(About::Failed) || wants(About::Firmware)) {
-                    return false;
-                }
-                if self.alarms.len() >= N_ALARMS_WAITING {
-                    self.alarms.remove(0);
-                }
-                self.alarms.push(Waiting {
-                    of,
-                    since: now,
-                    what: (name, text),
-                });
-            }
+            } => return self.corrected(rollout, (told, is_well), of, rules),
+            What::Alarm { name, text } => return self.alarm((name, text), of, rules),
             What::Offered { device, sha256, name } => {
-                if !wants(About::Firmware) || self.told_firmware.contains(&sha256) {
+                if !rules.wants(About::Firmware) || self.told_firmware.contains(&sha256) {
                     return false;
                 }
                 let firmware = self.firmware.entry(sha256).or_insert_with(|| Waiting {
@@ -246,7 +193,7 @@ impl Digest {
                 firmware.what.devices.insert(device);
             }
             What::Withdrawn { device } => return self.withdrawn(&device),
-            What::Offline { device } => return self.offline(device, of, now, wants(About::Lost)),
+            What::Offline { device } => return self.offline(device, of, now, rules.wants(About::Lost)),
             What::Online { device } => {
                 let was_silent = self.silent.remove(&device).is_some();
                 if !self.lost.contains_key(&device) {
@@ -269,7 +216,16 @@ impl Digest {
         true
     }
 
-    fn stands(&mut self, news: &mut RolloutNews) {
+    fn goes_on(&mut self, id: i64) -> bool {
+        let had_stopped = self.stopped.remove(&id).is_some();
+        let is_new = self.going_on.insert(id);
+        while self.going_on.len() > N_GOING_ON_KEPT {
+            self.going_on.pop_first();
+        }
+        had_stopped || is_new
+    }
+
+    fn stands(&mut self, mut news: RolloutNews, of: Of, rules: &Rules) {
         for told in &news.failed {
             self.not_come_back(told);
         }
@@ -277,12 +233,80 @@ impl Digest {
         let told = std::mem::take(&mut news.failed_ids);
         if news.how == How::Finished {
             self.stopped.remove(&news.id);
+        } else {
+            self.stopped.insert(news.id, told);
+            while self.stopped.len() > N_STOPPED_KEPT {
+                self.stopped.pop_first();
+            }
+        }
+        let has_failed = rules.wants(About::Failed) && news.n_failed > 0;
+        let is_told = match news.how {
+            How::Halted => rules.wants(About::Halted) || rules.wants(About::Failed),
+            How::Finished | How::Aborted => rules.wants(About::Finished) || has_failed,
+        };
+        if !is_told {
             return;
         }
-        self.stopped.insert(news.id, told);
-        while self.stopped.len() > N_STOPPED_KEPT {
-            self.stopped.pop_first();
+        if self.rollouts.len() >= N_ROLLOUTS_WAITING {
+            self.rollouts.remove(0);
         }
+        self.rollouts.push(Waiting {
+            of,
+            since: self.now,
+            what: news,
+        });
+    }
+
+    fn failed(&mut self, rollout: Option<i64>, told: Told, of: Of, rules: &Rules) -> bool {
+        if let Some(rollout) = rollout {
+            // As long as it goes on it tells that itself, and so it did where it had stopped by then.
+            let told_with = self.stopped.get_mut(&rollout);
+            if !told_with.is_some_and(|devices| devices.insert(told.id.clone())) {
+                return false;
+            }
+        }
+        self.not_come_back(&told);
+        if rules.wants(About::Failed) {
+            self.push_ended(of, told, false);
+        }
+        true
+    }
+
+    fn corrected(
+        &mut self,
+        rollout: Option<i64>,
+        (told, is_well): (Told, bool),
+        of: Of,
+        rules: &Rules,
+    ) -> bool {
+        // That tells how all of its devices have ended.
+        if rollout.is_some_and(|rollout| self.going_on.contains(&rollout)) {
+            return false;
+        }
+        let n_before = self.ended.len();
+        self.ended
+            .retain(|waiting| waiting.what.corrects || waiting.what.told.id != told.id);
+        let was_told = n_before == self.ended.len();
+        // Nobody has heard of what has turned out to be well.
+        if rules.wants(About::Failed) && (was_told || !is_well) {
+            self.push_ended(of, told, was_told);
+        }
+        true
+    }
+
+    fn alarm(&mut self, what: (String, String), of: Of, rules: &Rules) -> bool {
+        if !(rules.wants(About::Failed) || rules.wants(About::Firmware)) {
+            return false;
+        }
+        if self.alarms.len() >= N_ALARMS_WAITING {
+            self.alarms.remove(0);
+        }
+        self.alarms.push(Waiting {
+            of,
+            since: self.now,
+            what,
+        });
+        true
     }
 
     /// A device that is told as not come back from its update is not told as lost beside that.
@@ -413,7 +437,7 @@ impl Digest {
         }
         for alarm in std::mem::take(&mut self.alarms) {
             let (name, text) = alarm.what;
-            sections.push(words::alarm(&name, text, alarm.of));
+            sections.push(words::alarm(&name, &text, alarm.of));
         }
         sections.extend(self.gather_firmware(now, look));
         sections.extend(self.gather_lost(now, look));

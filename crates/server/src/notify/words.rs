@@ -342,7 +342,7 @@ pub(super) fn firmware(name: &str, told: Vec<Told>, of: (i64, i64)) -> Section {
 }
 
 /// An image with which something is the matter.
-pub(super) fn alarm(name: &str, text: String, of: (i64, i64)) -> Section {
+pub(super) fn alarm(name: &str, text: &str, of: (i64, i64)) -> Section {
     Section {
         kind: Kind::Alarm,
         title: format!("{name}: look at this firmware"),
