@@ -11,6 +11,7 @@ mod run;
 mod schedule;
 mod show;
 mod steer;
+mod successor;
 mod wanted;
 mod window;
 
@@ -124,6 +125,7 @@ struct State {
 struct About {
     name: Option<String>,
     kind: String,
+    predecessor: Option<RolloutId>,
     created_ms: i64,
     created_by: String,
     ended_ms: Option<i64>,
