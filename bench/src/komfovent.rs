@@ -196,7 +196,11 @@ fn pair(reflash: &Path, file: &Path, n_run: usize) -> Result<Pair> {
     let (curl_login_s, curl_upload_s) = curl?;
     let push_s = push_s?;
     // Both have the reply, and what led to it was told before.
-    let events = simulator.events.try_iter().collect::<Vec<_>>();
+    let events = simulator
+        .events
+        .try_iter()
+        .map(|(_, event)| event)
+        .collect::<Vec<_>>();
     let (received_s, sha256) = reception(&events, &ours.serial)?;
     let (curl_received_s, curl_sha256) = reception(&events, &curls.serial)?;
     ensure!(sha256 == curl_sha256, "the two units have different images");
@@ -308,7 +312,11 @@ fn together(reflash: &Path, n_units: usize, n_runs: usize) -> Result<()> {
         let cpu_s = cpu_of("self");
         let seconds = runtime.block_on(push_all(&simulator.units))?;
         let cpu_s = cpu_of("self") - cpu_s;
-        let events = simulator.events.try_iter().collect::<Vec<_>>();
+        let events = simulator
+            .events
+            .try_iter()
+            .map(|(_, event)| event)
+            .collect::<Vec<_>>();
         let mut received = Vec::new();
         for unit in &simulator.units {
             received.push(reception(&events, &unit.serial)?.0);
@@ -607,7 +615,7 @@ struct At {
 /// Simulated units in a process of their own; dropping this ends them.
 struct Simulated {
     child: Child,
-    events: Receiver<Value>,
+    events: Receiver<(Instant, Value)>,
     reader: Option<JoinHandle<()>>,
     units: Vec<At>,
 }
@@ -641,7 +649,7 @@ impl Simulated {
         let end = Instant::now() + LIMIT;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let event = self.events.recv_timeout(left);
+            let event = self.events.recv_timeout(left).map(|(_, event)| event);
             let event = event.with_context(|| format!("the simulator does not say {name}"))?;
             if event["event"] == name {
                 return Ok(event);

@@ -5,6 +5,7 @@
     reason = "a measurement is printed"
 )]
 
+mod access_point;
 mod komfovent;
 mod many;
 mod proxy;

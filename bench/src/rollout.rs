@@ -1,6 +1,7 @@
 //! A rollout to many devices that take 100 kB/s each, by a real server: how near to the ideal, and what it costs.
 
-use std::io::{Read as _, Write as _};
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::access_point::{self, AccessPoint};
 use crate::server::{Home, Server, get};
 use crate::simulator::Simulator;
 use crate::system::{cpu_of, median, usage_of};
@@ -36,6 +38,10 @@ pub(crate) struct Arguments {
     /// How many at the same time: `auto` or a number.
     #[arg(long, default_value = "auto")]
     at_once: String,
+    /// What all devices take together, bytes per second: they are behind one access point, a cable between two network
+    /// namespaces (as root). Without it each has its own.
+    #[arg(long)]
+    access_point: Option<u64>,
 }
 
 /// One rollout.
@@ -50,26 +56,89 @@ struct Run {
     grown_mib: f64,
     /// Devices that were updated.
     n_updated: usize,
+    /// For each device, from its answering again until the server told that it is proven, seconds, sorted.
+    proofs_s: Vec<f64>,
+}
+
+/// Events of the server, each with when it came.
+struct Told {
+    events: std::sync::mpsc::Receiver<(Instant, Value)>,
+}
+
+impl Told {
+    /// Listens from now on, until the server ends.
+    fn by(server: &Server) -> Result<Self> {
+        let mut stream = UnixStream::connect(server.socket())?;
+        stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        let (sender, events) = std::sync::mpsc::channel();
+        let mut lines = BufReader::new(stream).lines();
+        // Its first line is there once it listens.
+        lines.next().context("no answer")??;
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Some(data) = line.strip_prefix("data:")
+                    && let Ok(data) = serde_json::from_str(data)
+                    && sender.send((Instant::now(), data)).is_err()
+                {
+                    break;
+                }
+            }
+        });
+        Ok(Self { events })
+    }
+
+    /// How long each device that answered at some time was not proven, seconds, sorted.
+    fn proofs_s(&self, up: &HashMap<String, Instant>) -> Vec<f64> {
+        let finished = self
+            .events
+            .try_iter()
+            .filter(|(_, event)| event["kind"] == "job.finished");
+        let mut proofs_s: Vec<f64> = finished
+            .filter_map(|(at, event)| {
+                let up = up.get(event["device"].as_str()?)?;
+                Some(at.saturating_duration_since(*up).as_secs_f64())
+            })
+            .collect();
+        proofs_s.sort_by(f64::total_cmp);
+        proofs_s
+    }
 }
 
 pub(crate) fn run(reflash: &Path, arguments: &Arguments) -> Result<()> {
     #[expect(clippy::cast_precision_loss, reason = "sizes of images")]
-    let ideal_s = (arguments.kib * 1024) as f64 / f64::from(arguments.rate);
+    let (one_s, together_s) = {
+        let len_bytes = (arguments.kib * 1024) as f64;
+        let of_all = |rate: u64| len_bytes * arguments.devices as f64 / rate as f64;
+        (
+            len_bytes / f64::from(arguments.rate),
+            arguments.access_point.map_or(0.0, of_all),
+        )
+    };
+    let ideal_s = one_s.max(together_s);
     println!(
-        "{} devices, {} KiB at {} B/s each: ideal {ideal_s:.2} s; at once: {}",
-        arguments.devices, arguments.kib, arguments.rate, arguments.at_once
+        "{} devices, {} KiB at {} B/s each, {} together: ideal {ideal_s:.2} s; at once: {}",
+        arguments.devices,
+        arguments.kib,
+        arguments.rate,
+        arguments
+            .access_point
+            .map_or("as much as they like".to_owned(), |rate| format!("{rate} B/s")),
+        arguments.at_once
     );
     let mut runs = Vec::new();
     for _ in 0..arguments.runs {
         let run = once(reflash, arguments)?;
         println!(
-            "sent {:.2} s ({:.3} of the ideal), proven {:.2} s, {:.2} ms CPU a device, {:.1} MiB above idle, {} updated",
+            "sent {:.2} s ({:.3} of the ideal), proven {:.2} s, {:.2} ms CPU a device, {:.1} MiB above idle, {} updated, \
+             proven after answering again: half within {:.2} s, 99 of 100 within {:.2} s",
             run.sent_s,
             run.sent_s / ideal_s,
             run.proven_s,
             run.cpu_ms,
             run.grown_mib,
-            run.n_updated
+            run.n_updated,
+            share(&run.proofs_s, 0.5),
+            share(&run.proofs_s, 0.99)
         );
         ensure!(run.n_updated == arguments.devices, "not all were updated");
         runs.push(run);
@@ -87,32 +156,33 @@ pub(crate) fn run(reflash: &Path, arguments: &Arguments) -> Result<()> {
 fn once(reflash: &Path, arguments: &Arguments) -> Result<Run> {
     let rate = arguments.rate.to_string();
     let more = ["--rate", rate.as_str(), "--boot-s", "1"];
-    let simulator = Simulator::start(reflash, Ipv4Addr::new(127, 10, 0, 1), arguments.devices, &more)?;
-    let home = Home::new(&simulator, 60, None)?;
+    let (access_point, simulator, home);
+    if let Some(rate) = arguments.access_point {
+        let first = Ipv4Addr::new(10, 78, 0, 1);
+        access_point = AccessPoint::build(first, arguments.devices, rate)?;
+        simulator = Simulator::start_in(
+            Some(&access_point.devices),
+            reflash,
+            first,
+            arguments.devices,
+            &more,
+        )?;
+        home = Home::of(
+            access_point::BEHIND,
+            Some(&access_point.home),
+            &simulator,
+            60,
+            None,
+        )?;
+    } else {
+        simulator = Simulator::start(reflash, Ipv4Addr::new(127, 10, 0, 1), arguments.devices, &more)?;
+        home = Home::new(&simulator, 60, None)?;
+    }
     let server = home.start(reflash, false)?;
-    server.settle(arguments.devices, 0)?;
-    let devices: Value = serde_json::from_str(&get(server.socket(), "/api/v1/devices")?)?;
-    let ids: Vec<&str> = devices
-        .as_array()
-        .context("no list of devices")?
-        .iter()
-        .filter_map(|device| device["id"].as_str())
-        .collect();
-    post(
-        &server,
-        "devices/enroll",
-        "application/json",
-        json!({ "devices": ids }).to_string().as_bytes(),
-    )?;
-    let image = sim::firmware::image("esp32c6".parse()?, Some("2.0.0"), arguments.kib * 1024, 1);
-    post(
-        &server,
-        "firmware?file_name=bench_v2.0.0.bin",
-        "application/octet-stream",
-        &image,
-    )?;
+    fill(&server, arguments)?;
     sleep(Duration::from_secs(2));
     simulator.drain();
+    let told = Told::by(&server)?;
     let pid = server.pid();
     let (cpu_s, idle) = (cpu_of(&pid), usage_of(&pid));
     let wanted = json!({ "all": true, "canary": 0, "soak_s": 0, "at_once": arguments.at_once });
@@ -125,10 +195,15 @@ fn once(reflash: &Path, arguments: &Arguments) -> Result<Run> {
     )?;
     let id = rollout["id"].as_i64().context("no number of a rollout")?;
     let (mut grown_kib, mut last_received) = (0, Duration::ZERO);
+    let mut up = HashMap::new();
     loop {
-        let events = simulator.drain();
-        if events.iter().any(|event| event["event"] == "received") {
-            last_received = begun.elapsed();
+        for (at, event) in simulator.drain_timed() {
+            let device = event["device"].as_str().unwrap_or_default().to_owned();
+            match event["event"].as_str() {
+                Some("received") => last_received = at.duration_since(begun),
+                Some("up") => drop(up.insert(device, at)),
+                _ => {}
+            }
         }
         grown_kib = grown_kib.max(usage_of(&pid).anon_kib.saturating_sub(idle.anon_kib));
         let list: Value = serde_json::from_str(&get(server.socket(), "/api/v1/rollouts?limit=1")?)?;
@@ -136,13 +211,16 @@ fn once(reflash: &Path, arguments: &Arguments) -> Result<Run> {
             let n_updated = list[0]["counts"]["updated"].as_u64().unwrap_or(0);
             ensure!(list[0]["id"].as_i64() == Some(id), "another rollout");
             let proven_s = begun.elapsed().as_secs_f64();
+            let used_s = cpu_of(&pid) - cpu_s;
+            sleep(EVERY);
             #[expect(clippy::cast_precision_loss, reason = "numbers of devices and kibibytes")]
             let run = Run {
                 sent_s: last_received.as_secs_f64(),
                 proven_s,
-                cpu_ms: (cpu_of(&pid) - cpu_s) * 1000.0 / arguments.devices as f64,
+                cpu_ms: used_s * 1000.0 / arguments.devices as f64,
                 grown_mib: grown_kib as f64 / 1024.0,
                 n_updated: usize::try_from(n_updated)?,
+                proofs_s: told.proofs_s(&up),
             };
             server.end()?;
             return Ok(run);
@@ -150,6 +228,44 @@ fn once(reflash: &Path, arguments: &Arguments) -> Result<Run> {
         ensure!(begun.elapsed() < LIMIT, "the rollout takes too long");
         sleep(EVERY);
     }
+}
+
+/// All devices are found and enrolled, and the image is there.
+fn fill(server: &Server, arguments: &Arguments) -> Result<()> {
+    server.settle(arguments.devices, 0)?;
+    let devices: Value = serde_json::from_str(&get(server.socket(), "/api/v1/devices")?)?;
+    let ids: Vec<&str> = devices
+        .as_array()
+        .context("no list of devices")?
+        .iter()
+        .filter_map(|device| device["id"].as_str())
+        .collect();
+    post(
+        server,
+        "devices/enroll",
+        "application/json",
+        json!({ "devices": ids }).to_string().as_bytes(),
+    )?;
+    let image = sim::firmware::image("esp32c6".parse()?, Some("2.0.0"), arguments.kib * 1024, 1);
+    post(
+        server,
+        "firmware?file_name=bench_v2.0.0.bin",
+        "application/octet-stream",
+        &image,
+    )?;
+    Ok(())
+}
+
+/// What so large a share of them is not above; NaN of none.
+fn share(sorted: &[f64], share: f64) -> f64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a place in a list"
+    )]
+    let at = ((sorted.len() as f64 * share).ceil() as usize).max(1) - 1;
+    sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
 /// Asks the local socket to do something.

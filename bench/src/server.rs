@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::access_point::command_in;
 use crate::simulator::Simulator;
 use crate::system::{cpu_of, load_average, median, usage_of};
 
@@ -103,21 +104,44 @@ pub(crate) struct Server {
 pub(crate) struct Home {
     folder: tempfile::TempDir,
     config: PathBuf,
+    namespace: Option<String>,
 }
 
 impl Home {
     /// An empty data folder, and a configuration that finds the devices of a simulator and polls them so often.
     pub(crate) fn new(simulator: &Simulator, poll_every_s: u64, broker: Option<u16>) -> Result<Self> {
+        Self::of(NETWORK, None, simulator, poll_every_s, broker)
+    }
+
+    /// The same for devices of a network, with the server in a namespace.
+    pub(crate) fn of(
+        network: &str,
+        namespace: Option<&str>,
+        simulator: &Simulator,
+        poll_every_s: u64,
+        broker: Option<u16>,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir().context("making a folder")?;
         let config = folder.path().join("reflash.yaml");
-        let home = Self { folder, config };
-        home.configure(simulator, poll_every_s, broker)?;
+        let namespace = namespace.map(str::to_owned);
+        let home = Self {
+            folder,
+            config,
+            namespace,
+        };
+        home.configure(network, simulator, poll_every_s, broker)?;
         Ok(home)
     }
 
-    fn configure(&self, simulator: &Simulator, poll_every_s: u64, broker: Option<u16>) -> Result<()> {
+    fn configure(
+        &self,
+        network: &str,
+        simulator: &Simulator,
+        poll_every_s: u64,
+        broker: Option<u16>,
+    ) -> Result<()> {
         let mut text = format!(
-            "server:\n  allowed_networks: [\"{NETWORK}\"]\nir_remote_ota:\n  network_range: \"{NETWORK}\"\n  \
+            "server:\n  allowed_networks: [\"{network}\"]\nir_remote_ota:\n  network_range: \"{network}\"\n  \
              scan_interval: 1d\n  poll_interval: {poll_every_s}\n  http_port: {}\n  ota_port: {}\n",
             simulator.http_port, simulator.ota_port
         );
@@ -134,7 +158,7 @@ impl Home {
 
     /// The command that serves here: owned by us, or on the network as well.
     fn serve(&self, reflash: &Path, managed: bool) -> Command {
-        let mut command = Command::new(reflash);
+        let mut command = command_in(self.namespace.as_deref(), reflash);
         command
             .arg("serve")
             .arg("--config")
@@ -346,7 +370,7 @@ pub(crate) fn poll(reflash: &Path, arguments: &PollArguments) -> Result<()> {
         their_us / each_us
     );
     if arguments.steady > 0 {
-        home.configure(&simulator, 60, None)?;
+        home.configure(NETWORK, &simulator, 60, None)?;
         let server = home.start(reflash, true)?;
         server.settle(n_devices, 1)?;
         let (cpu_s, polls, failed) = server.watch(Duration::from_secs(arguments.steady))?;

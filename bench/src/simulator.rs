@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,13 +11,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use crate::access_point::command_in;
+
 /// How long the simulator may take to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// An event, and when it was read.
+pub(crate) type Timed = (Instant, Value);
 
 /// The running simulator; dropping it ends it.
 pub(crate) struct Simulator {
     child: Child,
-    events: Receiver<Value>,
+    events: Receiver<Timed>,
     reader: Option<JoinHandle<()>>,
     /// UDP port of all devices.
     pub(crate) ota_port: u16,
@@ -28,7 +33,18 @@ pub(crate) struct Simulator {
 impl Simulator {
     /// Starts `count` devices from `bind` on, on free ports, and waits until they answer.
     pub(crate) fn start(reflash: &Path, bind: Ipv4Addr, count: usize, more: &[&str]) -> Result<Self> {
-        let mut child = Command::new(reflash)
+        Self::start_in(None, reflash, bind, count, more)
+    }
+
+    /// The same in a network namespace.
+    pub(crate) fn start_in(
+        namespace: Option<&str>,
+        reflash: &Path,
+        bind: Ipv4Addr,
+        count: usize,
+        more: &[&str],
+    ) -> Result<Self> {
+        let mut child = command_in(namespace, reflash)
             .args(["simulate", "ir-remote", "--ota-port", "0", "--http-port", "0"])
             .args(["--bind", &bind.to_string(), "--count", &count.to_string()])
             .args(more)
@@ -65,7 +81,7 @@ impl Simulator {
         let end = Instant::now() + limit;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let event = self.events.recv_timeout(left).ok()?;
+            let (_, event) = self.events.recv_timeout(left).ok()?;
             if fits(&event) {
                 return Some(event);
             }
@@ -74,12 +90,17 @@ impl Simulator {
 
     /// All events that have come and not been looked at.
     pub(crate) fn drain(&self) -> Vec<Value> {
+        self.drain_timed().into_iter().map(|(_, event)| event).collect()
+    }
+
+    /// The same with when each was told.
+    pub(crate) fn drain_timed(&self) -> Vec<Timed> {
         self.events.try_iter().collect()
     }
 }
 
 /// What a simulator tells on its standard output, and who reads it there until it ends.
-pub(crate) fn events(simulator: &mut Child) -> Result<(Receiver<Value>, JoinHandle<()>)> {
+pub(crate) fn events(simulator: &mut Child) -> Result<(Receiver<Timed>, JoinHandle<()>)> {
     let out = simulator
         .stdout
         .take()
@@ -90,7 +111,7 @@ pub(crate) fn events(simulator: &mut Child) -> Result<(Receiver<Value>, JoinHand
             let Ok(event) = serde_json::from_str::<Value>(&line) else {
                 continue;
             };
-            if sender.send(event).is_err() {
+            if sender.send((Instant::now(), event)).is_err() {
                 break;
             }
         }

@@ -17,6 +17,7 @@ pub use run::{Finished, Report, RunError, Start, Stop, Work};
 pub use way::{LeftError, PutBack, Watcher, Way};
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use model::family::Answers;
 use model::id::DeviceId;
@@ -28,6 +29,7 @@ pub struct Engine {
     store: Arc<Store>,
     clock: Clock,
     holder: Arc<Holder>,
+    acked_bytes: Arc<AtomicU64>,
 }
 
 impl Engine {
@@ -38,7 +40,13 @@ impl Engine {
             store,
             clock: Clock,
             holder,
+            acked_bytes: Arc::default(),
         })
+    }
+
+    /// Image bytes that devices have acknowledged since the start of the program, over all pushes of all devices.
+    pub fn acked_bytes(&self) -> u64 {
+        self.acked_bytes.load(Ordering::Relaxed)
     }
 
     /// The clock.

@@ -402,7 +402,7 @@ impl Run<'_> {
     }
 
     async fn push(&mut self) -> Result<Result<Verdict, Fault>, RunError> {
-        let progress = Progress::default();
+        let progress = Progress::of_all(&self.engine.acked_bytes);
         if self.cancel_seen {
             // It was cancelled while its intent was being stored: the driver then sends nothing.
             progress.cancel();

@@ -91,7 +91,7 @@ pub struct Course {
     /// Since when nobody who answers is left to be updated, where nobody is waited for by a deadline.
     #[serde(default)]
     pub idle_since: Option<Now>,
-    /// The most bytes per second that were seen before [`Course::n_at_once`] was doubled last.
+    /// The most bytes per second that were seen before [`Course::n_at_once`] grew last.
     #[serde(default)]
     pub rate_before: u64,
     /// Whether its window was open since it began, so that jobs may have begun.
@@ -295,7 +295,7 @@ pub enum Event {
     },
     /// The fleet was restored, and the standing of its members was told.
     Recovered,
-    /// Bytes of images that went out, over all devices, in the last 250 ms.
+    /// Bytes of images that arrived, over all devices, in the last 100 ms.
     Throughput {
         /// Bytes per second.
         bytes_per_s: u64,

@@ -1,5 +1,6 @@
 //! How far a push has got, shared between the driver that pushes and whoever watches or cancels it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// What a push is doing.
@@ -44,9 +45,18 @@ pub struct Cancelled;
 pub struct Progress {
     acked_bytes: AtomicU64,
     phase: AtomicU8,
+    of_all: Option<Arc<AtomicU64>>,
 }
 
 impl Progress {
+    /// One that adds what its device acknowledges to the bytes of all pushes.
+    pub fn of_all(bytes: &Arc<AtomicU64>) -> Self {
+        Self {
+            of_all: Some(Arc::clone(bytes)),
+            ..Self::default()
+        }
+    }
+
     /// Image bytes that the device's TCP has acknowledged.
     pub fn acked_bytes(&self) -> u64 {
         self.acked_bytes.load(Ordering::Relaxed)
@@ -54,7 +64,10 @@ impl Progress {
 
     /// Stores the acknowledged bytes; within one push they never go back.
     pub fn set_acked_bytes(&self, bytes: u64) {
-        self.acked_bytes.fetch_max(bytes, Ordering::Relaxed);
+        let before = self.acked_bytes.fetch_max(bytes, Ordering::Relaxed);
+        if let Some(of_all) = &self.of_all {
+            of_all.fetch_add(bytes.saturating_sub(before), Ordering::Relaxed);
+        }
     }
 
     /// What the push is doing.
@@ -100,6 +113,17 @@ mod tests {
         progress.enter(PushPhase::LastByte).unwrap();
         assert!(!progress.cancel());
         assert_eq!(progress.phase(), PushPhase::LastByte);
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_added_up_over_all_pushes() {
+        let all = Arc::default();
+        let (one, other) = (Progress::of_all(&all), Progress::of_all(&all));
+        one.set_acked_bytes(10);
+        one.set_acked_bytes(4);
+        other.set_acked_bytes(5);
+        one.set_acked_bytes(12);
+        assert_eq!(all.load(Ordering::Relaxed), 17);
     }
 
     #[test]

@@ -4,15 +4,15 @@ mod words;
 
 use engine::Stop;
 use serde_json::{Value, json};
-use server::views::{RolloutSummaryView, RolloutView};
+use server::views::{RolloutSummaryView, RolloutView, WantedRollout};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::client::{Ask, Client, ServerArguments, answer, nothing_to_do, read};
 use super::push::interrupts;
 use super::standing::{is_over, title};
-use super::update::in_lines;
-use super::wanted::{keys, known};
+use super::update::{Manner, in_lines, roll_out};
+use super::wanted::{Rules, keys, known};
 use crate::error::{Exit, Trouble};
 use words::{aborted, listed, shown, standing_now, stopped};
 
@@ -47,6 +47,13 @@ enum RolloutCommand {
         such rollout.\n\nExample:\n  reflash rollout watch 7"
     )]
     Watch(OneRollout),
+    /// Let another rollout with other rules take the place of one: of its devices those that have not begun.
+    #[command(
+        after_help = "What is not said stays as it was, the image of each device too; what has begun ends in the old rollout.\n\
+        The plan is shown first, and asked about as with update.\n\n\
+        Examples:\n  reflash rollout change 7 --at-once 10\n  reflash rollout change --exclude attic --firmware 2.0.1 --dry-run"
+    )]
+    Change(Box<ChangeArguments>),
     /// Begin no more devices until it is resumed; what is going on is finished.
     #[command(after_help = "Example:\n  reflash rollout pause 7")]
     Pause(OneRollout),
@@ -82,6 +89,22 @@ struct OneRollout {
 }
 
 #[derive(clap::Args)]
+struct ChangeArguments {
+    #[command(flatten)]
+    rollout: OneRollout,
+    /// Leave this device out; may be given again.
+    #[arg(long, value_name = "D")]
+    exclude: Vec<String>,
+    /// Another image: a version, a name, a SHA-256 or a file name.
+    #[arg(long, value_name = "F")]
+    firmware: Option<String>,
+    #[command(flatten)]
+    rules: Rules,
+    #[command(flatten)]
+    manner: Manner,
+}
+
+#[derive(clap::Args)]
 struct AbortArguments {
     #[command(flatten)]
     rollout: OneRollout,
@@ -112,6 +135,7 @@ pub(crate) async fn run(arguments: RolloutArguments) -> Result<Exit, Trouble> {
             answer(server, &value, || Ok(shown(&read(&value)?)))
         }
         RolloutCommand::Watch(one) => in_lines(server, session.watch(one)).await,
+        RolloutCommand::Change(change) => in_lines(server, session.succeed(change)).await,
         RolloutCommand::Pause(one) => session.change(one, "pause").await,
         RolloutCommand::Resume(one) => session.change(one, "resume").await,
         RolloutCommand::Abort(abort) => session.abort(abort).await,
@@ -174,6 +198,20 @@ impl Session<'_> {
         let mut tasks = JoinSet::new();
         tasks.spawn(interrupts(stop));
         Box::pin(super::watch::watch(&self.client, self.server, value, stopped)).await
+    }
+
+    async fn succeed(&self, change: &ChangeArguments) -> Result<Exit, Trouble> {
+        let id = self.id(&change.rollout).await?;
+        let mut wanted = WantedRollout {
+            instead_of: id.parse().ok(),
+            firmware: change.firmware.clone(),
+            ..WantedRollout::default()
+        };
+        if !change.exclude.is_empty() {
+            wanted.exclude = keys(&known(&self.client).await?, &change.exclude)?;
+        }
+        change.rules.put_into(&mut wanted);
+        Box::pin(roll_out(&self.client, self.server, &change.manner, wanted)).await
     }
 
     async fn change(&self, one: &OneRollout, verb: &str) -> Result<Exit, Trouble> {

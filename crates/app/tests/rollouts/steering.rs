@@ -160,3 +160,38 @@ async fn pinned_removed_or_not_enrolled_any_more_while_queued_a_device_gets_no_b
         home.is_untouched(idx);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn another_takes_over_what_has_not_begun_and_each_gets_its_image_once() {
+    let home = Home::of(4).await;
+    let id = one_by_one(&home).await;
+    let ids: Vec<String> = (0..4).map(|idx| home.devices[idx].mac().bare()).collect();
+    // Devices of its own it may not name.
+    let wish = json!({ "instead_of": id, "all": true });
+    home.post("rollouts", &wish).is(422);
+    let wish = json!({ "instead_of": id, "canary": 0, "at_once": "2", "exclude": [ids[3]] });
+    let successor: serde_json::Value = home.post("rollouts", &wish).is(201);
+    let new = successor["id"].as_i64().unwrap();
+    assert_eq!(successor["predecessor"], id, "{successor:#}");
+    assert_eq!(successor["rules"]["at_once"], "2", "{successor:#}");
+    // What was not said is as it was.
+    assert_eq!(successor["rules"]["soak_s"], home.rollout(id)["rules"]["soak_s"]);
+    let old = home.until_state(id, "finished").await;
+    let member = |rollout: &serde_json::Value, idx: usize| home.member(rollout, idx).clone();
+    assert_eq!(member(&old, FIRST)["state"], "updated", "{old:#}");
+    for idx in 1..4 {
+        assert_eq!(member(&old, idx)["state"], "skipped", "{old:#}");
+        assert_eq!(member(&old, idx)["reason"], "changed", "{old:#}");
+    }
+    let over = home.until_state(new, "finished").await;
+    assert_eq!(over["n_devices"], 2, "{over:#}");
+    for idx in [1, 2] {
+        assert_eq!(member(&over, idx)["state"], "updated", "{over:#}");
+    }
+    for idx in 0..3 {
+        assert_eq!(home.n_pushes(idx), 1, "{}", home.log());
+    }
+    home.is_untouched(3);
+    // Nothing is left to be taken over.
+    home.post("rollouts", &json!({ "instead_of": id })).is(409);
+}

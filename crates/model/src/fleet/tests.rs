@@ -909,22 +909,29 @@ fn tried(bed: &mut Bed, n_looks: usize, each: u64, shared: u64) -> u32 {
 }
 
 #[test]
-fn auto_begins_with_four_and_doubles_while_that_helps() {
+fn auto_begins_with_four_and_grows_fourfold_while_that_helps() {
     let mut bed = auto(100);
     assert_eq!(bed.fleet.n_running(), 4);
     assert_eq!(tried(&mut bed, 1, 100, u64::MAX), 4);
-    assert_eq!(tried(&mut bed, 1, 100, u64::MAX), 8);
-    assert_eq!(bed.fleet.n_running(), 8);
-    assert_eq!(tried(&mut bed, 2, 100, u64::MAX), 16);
+    assert_eq!(tried(&mut bed, 1, 100, u64::MAX), 16);
+    assert_eq!(bed.fleet.n_running(), 16);
+    assert_eq!(tried(&mut bed, 2, 100, u64::MAX), 64);
     // Never more than are left.
     assert_eq!(tried(&mut bed, 40, 100, u64::MAX), 100);
 }
 
 #[test]
-fn auto_holds_when_doubling_brought_less_than_half_of_its_promise() {
-    // 16 bring 1,600 of them; doubled, they share what there is.
-    for (shared, expected) in [(2_399, 32), (2_400, 64), (1_600, 32), (800, 16)] {
-        let mut bed = auto(100);
+fn auto_holds_when_growth_brought_less_than_half_of_its_promise() {
+    // 4 bring 400, so 16 must bring 1,000 and, having brought 1,600, 64 must bring 4,000 of them.
+    for (shared, expected) in [
+        (400, 16),
+        (999, 16),
+        (1_000, 64),
+        (1_600, 64),
+        (3_999, 64),
+        (4_000, 256),
+    ] {
+        let mut bed = auto(300);
         assert_eq!(tried(&mut bed, 40, 100, shared), expected, "{shared}");
     }
 }

@@ -11,6 +11,7 @@ mod run;
 mod schedule;
 mod show;
 mod steer;
+mod successor;
 mod wanted;
 mod window;
 
@@ -112,8 +113,6 @@ struct State {
     running: HashMap<(RolloutId, DeviceId), Running>,
     /// The last job of each device, of open rollouts and since the start of the program.
     last_jobs: BTreeMap<(RolloutId, DeviceId), JobId>,
-    /// Bytes that were acknowledged in all running pushes, counted on.
-    acked_bytes: u64,
     /// Why the last decision could not be stored; none after one that could.
     not_stored: Option<String>,
     /// Whether the wall clock can be believed.
@@ -126,6 +125,7 @@ struct State {
 struct About {
     name: Option<String>,
     kind: String,
+    predecessor: Option<RolloutId>,
     created_ms: i64,
     created_by: String,
     ended_ms: Option<i64>,

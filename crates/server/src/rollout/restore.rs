@@ -55,7 +55,6 @@ impl Rollouts {
                     about,
                     running: HashMap::new(),
                     last_jobs: BTreeMap::new(),
-                    acked_bytes: 0,
                     not_stored: None,
                     clock: Watch::new(newest_ms),
                     verdict: Verdict::Sane,
@@ -76,6 +75,7 @@ impl About {
         Self {
             name: whole.row.name.clone(),
             kind: whole.row.kind.clone(),
+            predecessor: whole.row.predecessor,
             created_ms: whole.row.created_ms,
             created_by: whole.row.created_by.clone(),
             ended_ms: whole.row.ended_ms,

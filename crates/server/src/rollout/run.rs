@@ -21,7 +21,7 @@ use super::{Rollouts, Running, State};
 use crate::views::EventView;
 
 /// How often throughput is measured (DESIGN.md, `at_once: auto`).
-const MEASURE_EVERY: Duration = Duration::from_millis(250);
+const MEASURE_EVERY: Duration = Duration::from_millis(100);
 /// How often the clocks are compared while a rollout waits for its window: a clock that is set wakes nobody.
 const COMPARE_EVERY: Duration = Duration::from_secs(15);
 /// How long to wait after a decision that could not be stored.
@@ -100,10 +100,13 @@ impl Rollouts {
                 }
                 _ = compare.tick(), if windows_matter && !is_failing => waiting.push(Event::Tick),
                 _ = measure.tick(), if is_measuring && !is_failing => {
-                    let acked = self.state().acked_bytes;
-                    let bytes_per_s = acked.saturating_sub(measured) * 1000 / u64::try_from(MEASURE_EVERY.as_millis()).unwrap_or(250);
+                    let acked = self.inner.engine.acked_bytes();
+                    let bytes_per_s = acked.saturating_sub(measured) * 1000 / u64::try_from(MEASURE_EVERY.as_millis()).unwrap_or(100);
                     measured = acked;
-                    waiting.push(Event::Throughput { bytes_per_s });
+                    // Silence has nothing to say: it only ever lets more begin.
+                    if bytes_per_s > 0 {
+                        waiting.push(Event::Throughput { bytes_per_s });
+                    }
                 }
                 event = fleet_events.recv() => match event {
                     Ok(event) => waiting.extend(self.of_fleet(&event)),
@@ -344,15 +347,11 @@ impl Rollouts {
     pub(super) fn report(&self, id: RolloutId, device: &DeviceId, report: &Report<'_>) {
         let mut state = self.state();
         let State {
-            running,
-            last_jobs,
-            acked_bytes: all_acked_bytes,
-            ..
+            running, last_jobs, ..
         } = &mut *state;
         let Some(running) = running.get_mut(&(id, device.clone())) else {
             return;
         };
-        let mut gained = 0;
         match report {
             Report::Begun(job) => {
                 running.live.job = Some(*job);
@@ -371,14 +370,12 @@ impl Rollouts {
                 len_bytes,
                 ..
             } => {
-                gained = acked_bytes.saturating_sub(running.live.acked_bytes);
                 running.live.acked_bytes = *acked_bytes;
                 running.live.len_bytes = *len_bytes;
             }
             Report::TooLate => return,
         }
         let live = running.live.clone();
-        *all_acked_bytes += gained;
         drop(state);
         // Its end is told by the rollout.
         if self.inner.live.receiver_count() == 0 || live.state == "finished" {

@@ -303,6 +303,7 @@ impl Rollouts {
                 firmware: firmware.into_iter().collect(),
                 created_ms: about.created_ms,
                 created_by: about.created_by.clone(),
+                predecessor: about.predecessor.map(|old| old.0),
                 ended_ms: about.ended_ms,
                 opens_ms: (!is_over && !rollout.is_open(now))
                     .then(|| rollout.opening().next)

@@ -37,7 +37,7 @@ impl Rollouts {
         if !self.inner.fleet.flush().await {
             return Err(RolloutError::Store("the devices are not stored yet".to_owned()));
         }
-        let plan = self.plan_of(wanted).await?;
+        let (plan, taken_over) = self.plan_and_predecessor(wanted).await?;
         if plan.members.is_empty() {
             let why = match plan.left_out.as_slice() {
                 [] => "no device is meant".to_owned(),
@@ -65,27 +65,31 @@ impl Rollouts {
                 state: json!(standing),
             })
             .collect();
+        let kind = taken_over.as_ref().map_or(wanted.kind, |old| old.kind);
         let about = About {
             name: name.map(str::to_owned),
-            kind: wanted.kind.name().to_owned(),
+            kind: kind.name().to_owned(),
+            predecessor: taken_over.as_ref().map(|old| old.id),
             created_ms: self.inner.engine.clock().now().wall_ms,
             created_by: actor.to_owned(),
             ended_ms: None,
         };
         let new = NewRollout {
             name,
-            kind: wanted.kind.name(),
+            kind: kind.name(),
             plan: &json!(plan),
             state: &json!(rollout.course()),
             created_ms: about.created_ms,
             created_by: actor,
-            predecessor: None,
+            predecessor: about.predecessor,
             images: &images,
         };
         let id = self.inner.store.create_rollout(&new, &members).await;
         let id = id.map_err(|error| RolloutError::store(&error))?;
         self.state().about.insert(id, about);
-        let mut events = vec![Event::Add(id, plan)];
+        // What is handed over leaves the old one before the new one has it.
+        let mut events = taken_over.map_or_else(Vec::new, |old| old.handed_over(id));
+        events.push(Event::Add(id, plan));
         events.extend(self.standings_of(&rollout));
         if self.take(events.clone()).await.is_err() {
             // It is kept, so it happens: it begins as soon as something can be stored again, or with the next start.

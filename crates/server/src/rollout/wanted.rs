@@ -14,6 +14,7 @@ use model::precheck::{Permits, precheck};
 use model::window::Window;
 use store::JobFilter;
 
+use super::successor::TakenOver;
 use super::{RolloutError, Rollouts};
 use crate::fleet::Known;
 use crate::views::{RolloutKind, WantedRollout};
@@ -36,16 +37,47 @@ struct Held {
     name: String,
 }
 
+/// The images that are settled before a plan is made.
+#[derive(Default)]
+struct Planned {
+    for_all: Option<Sha256>,
+    of_each: HashMap<DeviceId, Sha256>,
+}
+
+impl Planned {
+    fn of(&self, device: &DeviceId) -> Option<Sha256> {
+        self.for_all.or_else(|| self.of_each.get(device).copied())
+    }
+}
+
 impl Rollouts {
     /// What would happen.
     pub(super) async fn plan_of(&self, wanted: &WantedRollout) -> Result<Plan, RolloutError> {
-        let rules = self.rules(wanted)?;
-        self.inner.fleet.work_out_offers().await;
-        let named = match &wanted.firmware {
-            Some(word) => Some(self.inner.repository.find(word)?),
-            None => None,
+        Ok(self.plan_and_predecessor(wanted).await?.0)
+    }
+
+    /// What would happen, and what is taken over by it.
+    pub(super) async fn plan_and_predecessor(
+        &self,
+        wanted: &WantedRollout,
+    ) -> Result<(Plan, Option<TakenOver>), RolloutError> {
+        let taken_over = self.taken_over(wanted).await?;
+        let wanted = &WantedRollout {
+            kind: taken_over.as_ref().map_or(wanted.kind, |old| old.kind),
+            ..wanted.clone()
         };
-        let devices = self.meant(wanted)?;
+        let rules = self.rules(wanted, taken_over.as_ref().map(|old| &old.rules))?;
+        self.inner.fleet.work_out_offers().await;
+        let mut planned = Planned::default();
+        if let Some(word) = &wanted.firmware {
+            planned.for_all = Some(self.inner.repository.find(word)?);
+        } else if let Some(old) = &taken_over {
+            planned.of_each.clone_from(&old.images);
+        }
+        let devices = match &taken_over {
+            Some(old) => self.still_open(old),
+            None => self.meant(wanted)?,
+        };
         let excluded = self.excluded(wanted)?;
         let permits = Permits {
             allow: rules.allow.clone(),
@@ -55,8 +87,9 @@ impl Rollouts {
         let mut held: HashMap<Sha256, Result<Held, Reason>> = HashMap::new();
         let mut facts = Vec::with_capacity(devices.len());
         for known in devices {
-            let choice = self.choice(&known, wanted, named, &permits, &mut held).await?;
+            let choice = self.choice(&known, wanted, &planned, &permits, &mut held).await?;
             let busy_with = self.state().model.busy_with(&known.id);
+            let busy_with = busy_with.filter(|&id| taken_over.as_ref().is_none_or(|old| old.id != id));
             facts.push(Facts {
                 model: known.device.hardware.model.clone(),
                 runs: known.runs.name.clone(),
@@ -75,13 +108,20 @@ impl Rollouts {
                 name: known.name,
             });
         }
-        Ok(plan(&facts, rules))
+        Ok((plan(&facts, rules), taken_over))
     }
 
-    /// What the wish says, and where it says nothing the policy.
-    fn rules(&self, wanted: &WantedRollout) -> Result<Rules, RolloutError> {
+    /// What the wish says, and where it says nothing what the rollout said whose place it takes, or else the policy.
+    fn rules(&self, wanted: &WantedRollout, base: Option<&Rules>) -> Result<Rules, RolloutError> {
         let policy = self.policy();
-        let usual = Rules::default();
+        let base = base.cloned().unwrap_or_else(|| Rules {
+            canary: policy.canary,
+            canary_soak: policy.canary_soak,
+            soak: policy.soak,
+            at_once: policy.at_once,
+            max_failures: policy.max_failures,
+            ..Rules::default()
+        });
         let soak = |wish: Option<u64>, usual: Duration| match wish {
             Some(seconds) if seconds > SOAK_MAX_S => Err(RolloutError::invalid(
                 "A soak is at most a day.",
@@ -101,38 +141,47 @@ impl Rollouts {
                 let seconds = i64::try_from(seconds).unwrap_or(i64::MAX / 1000);
                 Some(self.inner.engine.clock().now().wall_ms + seconds * 1000)
             }
-            None => None,
+            None => base.when_back_until_ms,
         };
         let window = match &wanted.window {
             Some(name) => Some(window(name, &policy.windows)?),
-            None => None,
+            None => base.window.clone(),
         };
-        let mut allow = wanted.allow.clone();
+        let mut allow = base.allow.clone();
+        allow.extend(wanted.allow.iter().cloned());
         let back = wanted.kind == RolloutKind::Rollback;
         if back {
             // Going back is what its owner has asked for.
             allow.push("downgrade".to_owned());
         }
         Ok(Rules {
-            canary: wanted.canary.unwrap_or(policy.canary),
-            canary_soak: soak(wanted.canary_soak_s, policy.canary_soak)?,
-            soak: soak(wanted.soak_s, policy.soak)?,
+            canary: wanted.canary.unwrap_or(base.canary),
+            canary_soak: soak(wanted.canary_soak_s, base.canary_soak)?,
+            soak: soak(wanted.soak_s, base.soak)?,
             at_once: match wanted.at_once.as_deref() {
                 Some(words) => at_once(words)?,
-                None => policy.at_once,
+                None => base.at_once,
             },
             groups: policy.groups.clone(),
             max_failures: match wanted.max_failures.as_deref() {
                 Some(words) => max_failures(words)?,
-                None => policy.max_failures,
+                None => base.max_failures,
             },
             when_back_until_ms,
             window,
-            force: wanted.force,
+            force: wanted.force || base.force,
             allow,
-            mixed: wanted.yes || back,
-            ..usual
+            mixed: wanted.yes || back || base.mixed,
+            ..base
         })
+    }
+
+    /// The devices that have not begun in the rollout whose place is taken, in the order of their keys.
+    fn still_open(&self, old: &TakenOver) -> Vec<Known> {
+        let known = self.inner.fleet.all_known().into_iter();
+        let mut open: Vec<Known> = known.filter(|known| old.images.contains_key(&known.id)).collect();
+        open.sort_by_key(|known| known.id.key());
+        open
     }
 
     /// The devices that are meant, each once, in the order of their keys.
@@ -186,9 +235,9 @@ impl Rollouts {
         &self,
         known: &Known,
         wanted: &WantedRollout,
-        named: Option<Sha256>,
+        planned: &Planned,
     ) -> Result<Result<Sha256, Reason>, RolloutError> {
-        Ok(match (named, wanted.kind) {
+        Ok(match (planned.of(&known.id), wanted.kind) {
             (Some(digest), _) => Ok(digest),
             (None, RolloutKind::Update) => newest(known, wanted.force),
             (None, RolloutKind::Rollback) => {
@@ -213,7 +262,7 @@ impl Rollouts {
         &self,
         known: &Known,
         wanted: &WantedRollout,
-        named: Option<Sha256>,
+        planned: &Planned,
         permits: &Permits,
         held: &mut HashMap<Sha256, Result<Held, Reason>>,
     ) -> Result<Result<Choice, Reason>, RolloutError> {
@@ -224,7 +273,7 @@ impl Rollouts {
                 "Check its power and its address, or wait until it answers.",
             )));
         };
-        let digest = match self.digest_for(known, wanted, named).await? {
+        let digest = match self.digest_for(known, wanted, planned).await? {
             Ok(digest) => digest,
             Err(reason) => return Ok(Err(reason)),
         };

@@ -67,6 +67,9 @@ pub struct WantedRollout {
     pub window: Option<String>,
     /// What people call it.
     pub name: Option<String>,
+    /// The number of an open rollout whose place this one takes: its devices that have not begun, with the images that were
+    /// planned for them, by its rules, except for what is said here. What has begun ends there.
+    pub instead_of: Option<i64>,
 }
 
 /// What would happen, and what not, and why.
@@ -166,6 +169,9 @@ pub struct RolloutSummaryView {
     pub created_ms: i64,
     /// By whom.
     pub created_by: String,
+    /// The rollout whose place it has taken.
+    #[serde(default)]
+    pub predecessor: Option<i64>,
     /// When its last device had ended.
     pub ended_ms: Option<i64>,
     /// When its window opens next; null where that is open, or it has none, or nothing waits for it.

@@ -82,6 +82,9 @@ pub(super) fn shown(rollout: &RolloutView) -> String {
         let _ = write!(begun, " · took {}", spoken(between(summary.created_ms, ended_ms)));
     }
     add("begun", &begun);
+    if let Some(old) = summary.predecessor {
+        add("instead of", &format!("rollout {old}"));
+    }
     add("rules", &rules(&rollout.rules));
     if !rollout.members.is_empty() {
         let mut table = Table::new(&[
