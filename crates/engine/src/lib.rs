@@ -4,12 +4,14 @@
 //! Names no family and has no network of its own: it only knows the traits.
 #![warn(missing_docs)]
 
+mod again;
 mod clock;
 mod lease;
 mod ledger;
 mod run;
 mod way;
 
+pub use again::{CorrectError, Corrected};
 pub use clock::Clock;
 pub use lease::{Lease, LeaseError};
 pub use ledger::{MAX_FAILED_ANSWERS_A_DAY, NoAnswers};

@@ -12,8 +12,10 @@
 //! - nothing begins outside the window of a rollout that has one, as [`Event::Window`] tells of it;
 //! - nothing begins in a rollout that is not running, and nothing at all until each job of an earlier process is settled;
 //! - no other member begins before all canaries have succeeded;
-//! - every member ends, and with it every rollout that nobody holds up.
+//! - every member ends, and with it every rollout that nobody holds up;
+//! - a device is put back once at most, in the place that its own job has held, whatever has become of the rollout but an abort.
 
+mod after;
 mod counts;
 mod rehearse;
 mod steps;
@@ -26,7 +28,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{DeviceId, RolloutId};
+use crate::id::{DeviceId, RolloutId, Sha256};
 use crate::outcome::{Ending, Outcome};
 use crate::plan::{Member, Plan, Reason};
 use crate::time::Now;
@@ -171,17 +173,33 @@ pub enum MemberState {
         /// Since when.
         since: Now,
     },
+    /// The device keeps restarting with the image: what it ran before is pushed again, once. It counts as failed already.
+    PuttingBack {
+        /// Since when, or since its last try that did not reach it.
+        since: Now,
+        /// Tries that did not reach it, so that nothing was sent: it answers only between two restarts.
+        #[serde(default)]
+        n_missed: u8,
+        /// How its own job has ended.
+        failed: Outcome,
+    },
     /// Over.
     Ended(Ended),
 }
 
 impl MemberState {
+    /// Whether a job of it was asked for that has not ended.
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::PuttingBack { .. })
+    }
+
     /// Its name in JSON and tables; of one that has ended, the word for how.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Queued => "queued",
             Self::Waiting { .. } => "waiting",
             Self::Running { .. } => "running",
+            Self::PuttingBack { .. } => "putting-back",
             Self::Ended(ended) => ended.name(),
         }
     }
@@ -293,6 +311,22 @@ pub enum Event {
         /// The device.
         device: DeviceId,
     },
+    /// A job that had ended as `unverified` is in the journal with a proven end now: the device was seen again.
+    Corrected {
+        /// The rollout.
+        id: RolloutId,
+        /// The device.
+        device: DeviceId,
+        /// How it has ended, as is known now.
+        outcome: Outcome,
+    },
+    /// An image has failed on too many devices: every rollout that would bring it to one more halts.
+    Quarantined {
+        /// The image.
+        image: Sha256,
+        /// Why.
+        reason: Reason,
+    },
     /// The fleet was restored, and the standing of its members was told.
     Recovered,
     /// Bytes of images that arrived, over all devices, in the last 100 ms.
@@ -315,6 +349,13 @@ pub enum Command {
         device: DeviceId,
         /// Pushes that this job may begin, at least 1.
         n_pushes: u8,
+    },
+    /// Push what the device ran before, [`Member::way_back`], by a job with one push; it ends as one that was started.
+    PutBack {
+        /// The rollout.
+        id: RolloutId,
+        /// The device.
+        device: DeviceId,
     },
     /// Settle the job of an earlier process by the journal and the device; it ends as one that was started.
     Recover {

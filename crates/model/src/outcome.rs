@@ -63,7 +63,30 @@ pub struct Outcome {
     pub next_step: Option<String>,
 }
 
+/// The reason's name where a device keeps restarting with the image that it took.
+pub const BOOT_LOOP: &str = "boot loop";
+/// The reason's name where a device said yes and never restarted.
+pub const NOT_APPLIED: &str = "not applied";
+/// The reason's name where a device has not come back.
+pub const NO_RETURN: &str = "no return";
+/// The reason's name where the device reports a third version.
+pub const MISMATCH: &str = "version mismatch";
+
 impl Outcome {
+    /// Whether it speaks against the image: the device itself would not have it, went back, did not restart with it or
+    /// keeps restarting.
+    ///
+    /// What may be the network's or the device's own trouble does not, and neither does what is not proven.
+    pub fn is_against_image(&self) -> bool {
+        let reason = self.reason.as_deref();
+        match self.ending {
+            Ending::RolledBack => true,
+            Ending::KeptOld => reason == Some(Reason::DeviceError.name()),
+            Ending::Failed => [BOOT_LOOP, NOT_APPLIED].iter().any(|&name| reason == Some(name)),
+            _ => false,
+        }
+    }
+
     /// An outcome without a reason: a success.
     pub fn plain(ending: Ending, text: impl Into<String>) -> Self {
         Self {
@@ -275,7 +298,7 @@ fn partial(part: &str) -> Outcome {
 fn mismatch() -> Outcome {
     Outcome::because(
         Ending::Unverified,
-        "version mismatch",
+        MISMATCH,
         "The device now reports a version that is neither the image's nor the one before.",
         "Find out who else updates this device; the image on its way may have been exchanged.",
     )
@@ -284,7 +307,7 @@ fn mismatch() -> Outcome {
 fn not_applied() -> Outcome {
     Outcome::because(
         Ending::Failed,
-        "not applied",
+        NOT_APPLIED,
         "The device said OK, but it never restarted: it still runs what it ran before.",
         "Check that the address is really the device and nothing in between answers for it; then push again.",
     )
@@ -303,7 +326,7 @@ pub(crate) fn no_uptime() -> Outcome {
 fn no_return() -> Outcome {
     Outcome::because(
         Ending::Unverified,
-        "no return",
+        NO_RETURN,
         "The device has not come back since the push.",
         "Look at its power and its Wi-Fi. When it is back, look what it runs before you push again. If it stays away, it needs a cable.",
     )

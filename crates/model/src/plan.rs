@@ -71,6 +71,9 @@ pub struct Choice {
     pub interrupts: Option<String>,
 }
 
+/// The rule's name where an image has failed on too many devices.
+pub const QUARANTINED: &str = "quarantined";
+
 /// Why something is not done, or has stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
@@ -168,6 +171,8 @@ pub struct Rules {
     pub allow: Vec<String>,
     /// Push images of which one part is newer and another older.
     pub mixed: bool,
+    /// Put a device that keeps restarting with its new image back to what it ran before, once.
+    pub put_back: bool,
 }
 
 impl Default for Rules {
@@ -188,6 +193,8 @@ impl Default for Rules {
             force: false,
             allow: Vec::new(),
             mixed: false,
+            // Not in what was stored before there was such a thing: its owner was told of nothing like it.
+            put_back: false,
         }
     }
 }
@@ -200,6 +207,15 @@ impl Rules {
             force: self.force,
             mixed: self.mixed,
         }
+    }
+
+    /// What a job is permitted that puts a device back: to go to an older image is its purpose.
+    pub fn permits_back(&self) -> Permits {
+        let mut permits = self.permits();
+        permits.allow.push("downgrade".to_owned());
+        permits.mixed = true;
+        permits.force = false;
+        permits
     }
 
     /// How many devices of a group may be updated at the same time, at least 1.

@@ -39,6 +39,8 @@ struct Shape {
     when_back: bool,
     max_tries: u8,
     max_pushes: u8,
+    /// Whether devices that keep restarting are put back; those with an even number can be.
+    put_back: bool,
 }
 
 /// How often each thing may still happen.
@@ -52,6 +54,9 @@ struct Budget {
     stops: u8,
     cancels: u8,
     excludes: u8,
+    /// What was not proven is seen again.
+    corrections: u8,
+    quarantines: u8,
 }
 
 const NOTHING_HAPPENS: Budget = Budget {
@@ -63,6 +68,8 @@ const NOTHING_HAPPENS: Budget = Budget {
     stops: 0,
     cancels: 0,
     excludes: 0,
+    corrections: 0,
+    quarantines: 0,
 };
 
 /// A rule that is taken away.
@@ -82,6 +89,8 @@ enum Broken {
     Standing,
     Time,
     StoreFirst,
+    PutBackOnce,
+    Quarantine,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +115,7 @@ const THREE: Shape = Shape {
     when_back: false,
     max_tries: 2,
     max_pushes: 2,
+    put_back: false,
 };
 
 /// Two devices at once, of one group.
@@ -138,7 +148,7 @@ enum Job {
 }
 
 /// How a job may end: what the fleet is told, and from how many pushes on. What comes before the first push comes only then.
-const ENDS: [(Ending, &str, bool); 7] = [
+const ENDS: [(Ending, &str, bool); 8] = [
     (Ending::Failed, "no answer", false),
     (Ending::AlreadyCurrent, "", false),
     (Ending::Refused, "wrong password", false),
@@ -146,14 +156,22 @@ const ENDS: [(Ending, &str, bool); 7] = [
     (Ending::KeptOld, "transfer broke off", true),
     (Ending::Unverified, "no return", true),
     (Ending::Cancelled, "cancelled", false),
+    (Ending::Failed, "boot loop", true),
 ];
 
-const ALL_ENDS: &[usize] = &[0, 1, 2, 3, 4, 5, 6];
+/// The last of them.
+const BOOT_LOOP: usize = 7;
+
+const ALL_ENDS: &[usize] = &[0, 1, 2, 3, 4, 5, 6, BOOT_LOOP];
 
 /// Nobody was reached, nothing was to be done, updated, kept old.
 const FEW_ENDS: &[usize] = &[0, 1, 3, 4];
 
 /// What the oracle remembers of a rollout.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that has happened"
+)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Memory {
     /// Its owner has paused or aborted it.
@@ -168,6 +186,12 @@ struct Memory {
     barred: BTreeSet<u8>,
     n_pushes: BTreeMap<u8, u8>,
     n_tries: BTreeMap<u8, u8>,
+    /// Devices that were told to keep restarting, and of these those that were pushed their way back.
+    looping: BTreeSet<u8>,
+    put_back: BTreeSet<u8>,
+    /// Devices whose end was told as unproven.
+    unproven: BTreeSet<u8>,
+    quarantined: bool,
 }
 
 #[derive(Clone)]
@@ -244,7 +268,7 @@ impl World {
             wave,
             group: shape.grouped.contains(&device).then(String::new),
             was_offline: self.away.contains(&device),
-            way_back: None,
+            way_back: device.is_multiple_of(2).then(|| Sha256::of(b"old")),
             interrupts: None,
             notes: Vec::new(),
         });
@@ -259,6 +283,7 @@ impl World {
                 when_back_until_ms: shape.when_back.then_some(10_000_000),
                 max_tries: shape.max_tries,
                 max_pushes: shape.max_pushes,
+                put_back: shape.put_back,
                 ..Rules::default()
             },
         };
@@ -338,6 +363,7 @@ impl Explorer {
                 Broken::Stop,
                 Event::Pause(_) | Event::Abort { .. } | Event::StopAll
             ) | (Broken::Exclude, Event::Exclude { .. })
+                | (Broken::Quarantine, Event::Quarantined { .. })
                 | (Broken::Standing, Event::Standing { .. })
                 | (Broken::Time, Event::Tick)
         );
@@ -369,6 +395,11 @@ impl Explorer {
                     };
                     state.jobs.insert(key, job);
                 }
+                Command::PutBack { id, device } => {
+                    let key = (number_of(id), number_of_device(&device));
+                    self.require_leave_to_put_back(state, key, step_name);
+                    state.jobs.insert(key, Job::Asked { n_pushes: 1 });
+                }
                 Command::Recover { id, device } => {
                     state.unsettled.insert((number_of(id), number_of_device(&device)));
                 }
@@ -385,12 +416,36 @@ impl Explorer {
             let now = rollout.course().wave;
             let holds_up = |standing: &fleet::Standing| match standing.state {
                 MemberState::Ended(_) => false,
-                MemberState::Running { .. } => true,
+                MemberState::Running { .. } | MemberState::PuttingBack { .. } => true,
                 MemberState::Queued | MemberState::Waiting { .. } => standing.online,
             };
             let before = rollout.members().iter().filter(|standing| standing.wave < now);
             let waits = now > wave && before.clone().any(holds_up);
             self.require(!waits, "a wave begins when those before it have ended", step_name);
+        }
+    }
+
+    /// The device was told to keep restarting, in the place that its own job has held, and gets one such job.
+    fn require_leave_to_put_back(&mut self, state: &State, (rollout, device): (u8, u8), step: Step) {
+        let memory = &state.memories[usize::from(rollout)];
+        let of_device = state.jobs.keys().filter(|(_, other)| *other == device).count();
+        let rules = [
+            (
+                memory.looping.contains(&device) && device.is_multiple_of(2),
+                "only what keeps restarting is put back",
+            ),
+            (
+                !memory.put_back.contains(&device),
+                "F91 a device is put back once in a rollout",
+            ),
+            (of_device == 0, "I5 one job per device"),
+            (
+                !memory.aborted && !memory.barred.contains(&device),
+                "nobody is put back whose update was called off",
+            ),
+        ];
+        for (holds, invariant) in rules {
+            self.require(holds, invariant, step);
         }
     }
 
@@ -407,6 +462,9 @@ impl Explorer {
         let n_proven = memory.updated.len();
         let n_canaries = shape.n_canaries as usize;
         let of_device = state.jobs.keys().filter(|(_, other)| *other == device).count();
+        // One that is put back is a canary no more.
+        let updates = |(other, device): &&(u8, u8)| *other == rollout && !memory.looping.contains(device);
+        let n_updating = state.jobs.keys().filter(updates).count();
         let rules = [
             (
                 of_rollout < shape.at_once as usize,
@@ -418,12 +476,13 @@ impl Explorer {
                 "I5 one job per group",
             ),
             (!memory.held, "I12 nothing begins after a stop"),
+            (!memory.quarantined, "nothing begins after a quarantine"),
             (
                 memory.n_failures < shape.max_failures && !memory.canary_failed,
                 "nothing begins after too many failures",
             ),
             (
-                n_proven >= n_canaries || of_rollout + n_proven < n_canaries,
+                n_proven >= n_canaries || n_updating + n_proven < n_canaries,
                 "nobody begins before the canaries have succeeded",
             ),
             (
@@ -541,12 +600,13 @@ impl Explorer {
         let (rollout, device) = key;
         let step = at("pushes", rollout, device);
         let mut pushed = state.clone();
-        let counted = pushed.memories[usize::from(rollout)]
-            .n_pushes
-            .entry(device)
-            .or_default();
+        let memory = &mut pushed.memories[usize::from(rollout)];
+        memory.pushes(device);
+        // Putting back has one push of its own.
+        let more = u8::from(memory.put_back.contains(&device));
+        let counted = memory.n_pushes.entry(device).or_default();
         *counted += 1;
-        let holds = *counted <= self.world.shape(rollout).max_pushes;
+        let holds = *counted <= self.world.shape(rollout).max_pushes + more;
         self.require(holds, "I8 no more pushes than permitted", step);
         let job = Job::Begun {
             n_pushed: n_pushed + 1,
@@ -566,6 +626,10 @@ impl Explorer {
         state.unsettled.remove(&key);
         let shape = self.world.shape(rollout);
         let memory = &mut state.memories[usize::from(rollout)];
+        if self.world.broken == Broken::PutBackOnce {
+            memory.put_back.insert(device);
+        }
+        let is_back = memory.looping.contains(&device);
         let n_tries = memory.n_tries.entry(device).or_default();
         *n_tries += 1;
         let n_pushes = memory.n_pushes.get(&device).copied().unwrap_or(0);
@@ -574,10 +638,16 @@ impl Explorer {
             && n_pushes < shape.max_pushes
             && !memory.barred.contains(&device)
             && !memory.aborted;
-        if ending.is_success() {
+        if ending.is_success() && !is_back {
             memory.updated.insert(device);
         }
-        if is_failure(ending) && !another {
+        if end == BOOT_LOOP && shape.put_back {
+            memory.looping.insert(device);
+        }
+        if ending == Ending::Unverified && !is_back {
+            memory.unproven.insert(device);
+        }
+        if is_failure(ending) && !another && !is_back {
             memory.n_failures += 1;
             memory.canary_failed |= memory.updated.len() < shape.n_canaries as usize;
         }
@@ -671,10 +741,12 @@ impl Explorer {
                 if real.state() == fleet::State::Halted {
                     memory.n_failures = 0;
                     memory.canary_failed = false;
+                    memory.quarantined = false;
                 }
                 self.feed(&mut resumed, Event::Resume(id(rollout)), step);
                 all.push((step, resumed));
             }
+            self.corrections(state, rollout, all);
             if state.may.aborts > 0 {
                 let step = at("abort", rollout, 0);
                 let mut aborted = state.clone();
@@ -725,6 +797,45 @@ impl Explorer {
                 };
                 self.feed(&mut excluded, event, step);
                 all.push((step, excluded));
+            }
+        }
+    }
+
+    /// What was not proven is seen again, and the image is put in quarantine.
+    fn corrections(&mut self, state: &State, rollout: u8, all: &mut Vec<(Step, State)>) {
+        if state.may.quarantines > 0 {
+            let step = at("quarantine", rollout, 0);
+            let mut halted = state.clone();
+            halted.may.quarantines -= 1;
+            halted.memories[usize::from(rollout)].quarantined = true;
+            let event = Event::Quarantined {
+                image: Sha256::of(b"new"),
+                reason: Reason::new("quarantined", "", ""),
+            };
+            self.feed(&mut halted, event, step);
+            all.push((step, halted));
+        }
+        for &device in &state.memories[usize::from(rollout)].unproven {
+            for ending in [Ending::Updated, Ending::KeptOld] {
+                if state.may.corrections == 0 {
+                    continue;
+                }
+                let step = at("is seen again", rollout, device);
+                let mut seen = state.clone();
+                seen.may.corrections -= 1;
+                let memory = &mut seen.memories[usize::from(rollout)];
+                memory.unproven.remove(&device);
+                if ending.is_success() {
+                    memory.updated.insert(device);
+                    memory.n_failures = memory.n_failures.saturating_sub(1);
+                }
+                let event = Event::Corrected {
+                    id: id(rollout),
+                    device: self.world.device(rollout, device),
+                    outcome: Outcome::plain(ending, ""),
+                };
+                self.feed(&mut seen, event, step);
+                all.push((step, seen));
             }
         }
     }
@@ -866,6 +977,15 @@ fn ends_after(world: World, n_pushed: u8) -> impl Iterator<Item = usize> {
     })
 }
 
+impl Memory {
+    /// A push of this device is in the journal.
+    fn pushes(&mut self, device: u8) {
+        if self.looping.contains(&device) {
+            self.put_back.insert(device);
+        }
+    }
+}
+
 // The key of a state: all that can make a difference later.
 
 impl State {
@@ -880,8 +1000,11 @@ impl State {
             stops,
             cancels,
             excludes,
+            corrections,
+            quarantines,
         } = self.may;
         key.extend([kills, flips, pauses, resumes, aborts, stops, cancels, excludes]);
+        key.extend([corrections, quarantines]);
         key.extend(self.online.iter().map(|&online| u8::from(online)));
         let age = |key: &mut Vec<u8>, moment: Option<Now>| {
             let ms = moment.map_or(u128::MAX, |moment| {
@@ -937,6 +1060,12 @@ impl State {
             ]);
             let bits = |devices: &BTreeSet<u8>| devices.iter().fold(0_u8, |bits, device| bits | 1 << device);
             key.extend([bits(&memory.updated), bits(&memory.barred)]);
+            key.extend([
+                bits(&memory.looping),
+                bits(&memory.put_back),
+                bits(&memory.unproven),
+            ]);
+            key.push(u8::from(memory.quarantined));
             for counts in [&memory.n_pushes, &memory.n_tries] {
                 for (&device, &n) in counts {
                     key.extend([device, n]);
@@ -961,6 +1090,7 @@ fn key_of_standing(key: &mut Vec<u8>, standing: &fleet::Standing) {
             MemberState::Queued => 1,
             MemberState::Waiting { .. } => 2,
             MemberState::Running { .. } => 3,
+            MemberState::PuttingBack { n_missed, .. } => 70 + n_missed,
             MemberState::Ended(Ended::Cancelled) => 4,
             MemberState::Ended(Ended::Skipped(_)) => 5,
             MemberState::Ended(Ended::MissedWindow(_)) => 6,
@@ -1271,6 +1401,78 @@ fn stopping_everything_at_any_moment_breaks_no_invariant() {
     explore("stop everything, kill", killed).assert_reached(&["aborted", "taken off"]);
 }
 
+/// Devices that keep restarting are put back where there is a way, beside kills, aborts, cancels and exclusions.
+#[test]
+fn putting_back_at_any_moment_breaks_no_invariant() {
+    const LOOPING: &[usize] = &[0, 1, 3, BOOT_LOOP];
+    let world = |may| World {
+        rollouts: &[Shape {
+            put_back: true,
+            ..BRIEF
+        }],
+        ends: LOOPING,
+        may,
+        ..WORLD
+    };
+    let nothing = NOTHING_HAPPENS;
+    let kill_and_resume = Budget {
+        kills: 1,
+        resumes: 1,
+        ..nothing
+    };
+    explore("put back, kill", world(kill_and_resume)).assert_reached(&["failed", "finished", "halted"]);
+    let two_kills = Budget { kills: 2, ..nothing };
+    explore("put back, two kills", world(two_kills)).assert_reached(&["failed", "halted"]);
+    let stopped = Budget {
+        aborts: 1,
+        cancels: 1,
+        excludes: 1,
+        ..nothing
+    };
+    explore("put back, stops", world(stopped)).assert_reached(&["aborted", "failed", "taken off"]);
+    let again = World {
+        rollouts: &[
+            Shape {
+                put_back: true,
+                ..PAIR
+            },
+            Shape {
+                put_back: true,
+                ..PAIR
+            },
+        ],
+        n_devices: 2,
+        ends: LOOPING,
+        ..WORLD
+    };
+    explore("put back, rivals", again).assert_reached(&["failed", "finished"]);
+}
+
+#[test]
+fn what_is_seen_again_and_what_is_in_quarantine_break_no_invariant() {
+    let world = |may| World {
+        rollouts: &[BRIEF],
+        ends: &[1, 3, 4, 5],
+        may,
+        ..WORLD
+    };
+    let corrected = Budget {
+        corrections: 2,
+        resumes: 1,
+        kills: 1,
+        ..NOTHING_HAPPENS
+    };
+    explore("seen again", world(corrected)).assert_reached(&["finished", "halted", "updated", "kept-old"]);
+    let quarantined = Budget {
+        quarantines: 1,
+        resumes: 1,
+        pauses: 1,
+        kills: 1,
+        ..NOTHING_HAPPENS
+    };
+    explore("quarantine", world(quarantined)).assert_reached(&["finished", "halted"]);
+}
+
 #[test]
 fn each_rule_that_is_taken_away_is_missed() {
     let world = |rollouts, may| World {
@@ -1292,7 +1494,29 @@ fn each_rule_that_is_taken_away_is_missed() {
         ..nothing
     };
     let flip = Budget { flips: 1, ..nothing };
-    let cases: [(Broken, World, &str); 13] = [
+    let put_back = World {
+        rollouts: &[Shape {
+            put_back: true,
+            ..ALONE
+        }],
+        ends: &[1, BOOT_LOOP],
+        ..alone(nothing)
+    };
+    let quarantine = Budget {
+        quarantines: 1,
+        ..nothing
+    };
+    let cases: [(Broken, World, &str); 15] = [
+        (
+            Broken::PutBackOnce,
+            put_back,
+            "F91 a device is put back once in a rollout",
+        ),
+        (
+            Broken::Quarantine,
+            world(&[BRIEF], quarantine),
+            "nothing begins after a quarantine",
+        ),
         (
             Broken::AtOnce,
             world(&[WIDE], nothing),

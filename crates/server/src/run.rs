@@ -504,7 +504,11 @@ fn url_of(listeners: &[api::Listener], config: &Config) -> Option<String> {
 
 /// Carries out rollouts, and begins those of schedules; what they need is let go of when they have ended, however that was.
 async fn roll_out(rollouts: Rollouts, cancel: CancellationToken, support: DropGuard) {
-    tokio::join!(rollouts.run(cancel.clone()), rollouts.keep_schedules(cancel));
+    tokio::join!(
+        rollouts.run(cancel.clone()),
+        rollouts.keep_schedules(cancel.clone()),
+        rollouts.reconcile(cancel),
+    );
     drop(support);
 }
 

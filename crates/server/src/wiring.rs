@@ -163,6 +163,8 @@ pub(crate) fn rollout_policy(config: &Config) -> Policy {
         soak: config.policy.soak,
         at_once: config.policy.at_once,
         max_failures: config.policy.max_failures,
+        put_back: config.policy.rollback == config::Rollback::OnBootLoop,
+        quarantine_after: config.policy.quarantine_after,
         groups: config
             .groups
             .iter()

@@ -444,6 +444,9 @@ pub enum JournalError {
     /// There is no such job.
     #[error("there is no job {0}")]
     NoSuchJob(JobId),
+    /// The job has not ended as unverified, or the device has had another since: its end stays as it is.
+    #[error("the end of job {0} is not to be corrected")]
+    NotUnproven(JobId),
     /// There is no such rollout, it has ended, or the device is no member of it.
     #[error("rollout {0} is not open for this device")]
     NotInRollout(RolloutId),

@@ -7,9 +7,9 @@ use model::firmware::State;
 use model::id::{JobId, Sha256};
 use model::image::{ImageInfo, Refusal};
 use model::installed::Installed;
-use serde::Deserialize as _;
 use serde::de::IntoDeserializer as _;
 use serde::de::value::Error as NotAState;
+use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
@@ -46,13 +46,24 @@ pub struct FirmwareRow {
     pub approved_ms: Option<i64>,
     /// Its release notes.
     pub notes: Option<String>,
+    /// Why it is in quarantine, if it is, however far its way can be trusted. Only [`Store::quarantine_firmware`] writes it.
+    pub quarantine: Option<Quarantine>,
+}
+
+/// Why an image is in quarantine: it has failed on too many devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// Since when, milliseconds since 1970.
+    pub since_ms: i64,
+    /// What the owner calls the devices that it has failed on.
+    pub devices: Vec<String>,
 }
 
 macro_rules! select_firmware {
     ($tail:literal) => {
         concat!(
             "select digest, len_bytes, file_name, info, refusals, state, source, origin, added_ms, approved_by, \
-             approved_ms, notes from firmware",
+             approved_ms, notes, quarantine from firmware",
             $tail
         )
     };
@@ -115,7 +126,27 @@ impl Store {
         write.commit().await
     }
 
-    /// Lets an image that waits or is quarantined be offered; who did so first, and when, stay.
+    /// Puts an image in quarantine, unless it is. Says whether it was put there now. When this returns, it survives a power cut.
+    pub async fn quarantine_firmware(
+        &self,
+        digest: Sha256,
+        quarantine: &Quarantine,
+    ) -> Result<bool, StoreError> {
+        let mut write = self.write("putting an image in quarantine").await?;
+        let n_changed =
+            sqlx::query("update firmware set quarantine = $2 where digest = $1 and quarantine is null")
+                .bind(digest.to_string())
+                .bind(to_json(quarantine))
+                .execute(write.connection())
+                .await
+                .map_err(write.failed())?
+                .rows_affected();
+        write.commit().await?;
+        Ok(n_changed > 0)
+    }
+
+    /// Lets an image that waits or is quarantined be offered; who did so first, and when, stay. A quarantine ends, and what
+    /// has failed until now counts no more.
     pub async fn approve_firmware(
         &self,
         digest: Sha256,
@@ -126,7 +157,9 @@ impl Store {
         let n_changed = sqlx::query(
             "update firmware set state = 'approved', \
              approved_by = case when approved_ms is null then $2 else approved_by end, \
-             approved_ms = coalesce(approved_ms, $3) \
+             approved_ms = coalesce(approved_ms, $3), \
+             cleared_job = case when quarantine is null then cleared_job \
+             else (select coalesce(max(job), 0) from job) end, quarantine = null \
              where digest = $1 and state in ('waiting', 'quarantined', 'approved')",
         )
         .bind(digest.to_string())
@@ -322,6 +355,7 @@ fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
 }
 
 fn firmware_row(row: &SqliteRow) -> Result<FirmwareRow, sqlx::Error> {
+    let quarantine: Option<&str> = row.try_get("quarantine")?;
     let digest: &str = row.try_get("digest")?;
     let len_bytes: i64 = row.try_get("len_bytes")?;
     Ok(FirmwareRow {
@@ -339,5 +373,6 @@ fn firmware_row(row: &SqliteRow) -> Result<FirmwareRow, sqlx::Error> {
         approved_by: row.try_get("approved_by")?,
         approved_ms: row.try_get("approved_ms")?,
         notes: row.try_get("notes")?,
+        quarantine: quarantine.map(from_json).transpose()?,
     })
 }

@@ -77,6 +77,17 @@ pub struct OutcomeCount {
     pub n_jobs: u64,
 }
 
+/// A job that ended as `unverified` and was its device's last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unproven {
+    /// Its number.
+    pub job: JobId,
+    /// The device.
+    pub device: DeviceId,
+    /// When it ended, milliseconds since 1970.
+    pub ended_ms: i64,
+}
+
 /// The columns of a job, and what is to follow. Its last event tells how often it has pushed.
 macro_rules! select_job {
     ($tail:literal) => {
@@ -103,6 +114,15 @@ const JOBS_OF_BOTH: &str = select_job!(
      order by job.job desc limit $3"
 );
 const TRIES: &str = select_job!("where job.device = $1 and job.rollout = $2 order by job.job");
+const UNPROVEN: &str = "select job.job, job.ended_ms, family, hardware, strength from job join device on device.id = job.device \
+     where job.ending = 'unverified' and job.ended_ms >= $1 and not exists \
+     (select 1 from job as later where later.device = job.device and later.job > job.job) order by job.ended_ms, job.job";
+const CORRECTED: &str = select_job!(
+    "where job.ended_ms >= $1 and job.rollout is not null and job_event.step = 'corrected' order by job.ended_ms, job.job"
+);
+const ENDS_OF_IMAGE: &str = "select job.outcome, family, hardware, strength from job join device on device.id = job.device \
+     where job.image = $1 and job.outcome is not null and job.job > \
+     coalesce((select cleared_job from firmware where digest = $1), 0) order by job.job";
 const COUNTS: &str = "select family, job.image, job.ending, count(*) as n_jobs from job join device on device.id = job.device \
      where job.ended_ms >= $1 and job.ending is not null \
      group by family, job.image, job.ending order by family, job.image, job.ending";
@@ -160,6 +180,43 @@ impl Store {
             .map_err(|source| StoreError::new(DOING, source))
     }
 
+    /// The jobs that ended at this moment or later as `unverified`, and that no other job of their device has followed.
+    pub async fn unproven_jobs(&self, since_ms: i64) -> Result<Vec<Unproven>, StoreError> {
+        const DOING: &str = "reading the jobs that were not proven";
+        sqlx::query(UNPROVEN)
+            .bind(since_ms)
+            .fetch_all(self.readers())
+            .await
+            .and_then(|rows| rows.iter().map(unproven_row).collect())
+            .map_err(|source| StoreError::new(DOING, source))
+    }
+
+    /// The jobs of rollouts that ended at this moment or later, and whose end was corrected.
+    pub async fn corrected_jobs(&self, since_ms: i64) -> Result<Vec<JobRow>, StoreError> {
+        const DOING: &str = "reading the jobs whose end was corrected";
+        sqlx::query(CORRECTED)
+            .bind(since_ms)
+            .fetch_all(self.readers())
+            .await
+            .and_then(|rows| rows.iter().map(job_row).collect())
+            .map_err(|source| StoreError::new(DOING, source))
+    }
+
+    /// How the jobs ended that brought this image, the oldest first, since its last quarantine was lifted.
+    pub async fn ends_of_image(&self, image: Sha256) -> Result<Vec<(DeviceId, Outcome)>, StoreError> {
+        const DOING: &str = "reading how an image fared";
+        sqlx::query(ENDS_OF_IMAGE)
+            .bind(image.to_string())
+            .fetch_all(self.readers())
+            .await
+            .and_then(|rows| {
+                let ends = rows.iter();
+                ends.map(|row| Ok((device_id(row)?, from_json(row.try_get("outcome")?)?)))
+                    .collect()
+            })
+            .map_err(|source| StoreError::new(DOING, source))
+    }
+
     /// How the jobs ended that had their last event at this moment or later: of each family and image, each word and
     /// how often.
     pub async fn outcome_counts(&self, since_ms: i64) -> Result<Vec<OutcomeCount>, StoreError> {
@@ -192,6 +249,14 @@ fn job_row(row: &SqliteRow) -> Result<JobRow, sqlx::Error> {
         ended_ms: row.try_get("ended_ms")?,
         finished: row.try_get("finished")?,
         outcome: outcome.map(from_json).transpose()?,
+    })
+}
+
+fn unproven_row(row: &SqliteRow) -> Result<Unproven, sqlx::Error> {
+    Ok(Unproven {
+        job: JobId(row.try_get("job")?),
+        device: device_id(row)?,
+        ended_ms: row.try_get("ended_ms")?,
     })
 }
 
@@ -231,6 +296,17 @@ mod tests {
             (JOBS_OF_BOTH, "SEARCH job USING INDEX job_", false),
             (TRIES, "SEARCH job USING INDEX job_", false),
             (COUNTS, "SEARCH job USING INDEX job_ended (ended_ms>?)", true),
+            (
+                UNPROVEN,
+                "SEARCH job USING INDEX job_unverified (ended_ms>?)",
+                false,
+            ),
+            (CORRECTED, "SEARCH job USING INDEX job_ended (ended_ms>?)", false),
+            (
+                ENDS_OF_IMAGE,
+                "SEARCH job USING INDEX job_image (image=? AND job>?)",
+                false,
+            ),
         ] {
             let plan: Vec<(i64, i64, i64, String)> =
                 sqlx::query_as(sqlx::AssertSqlSafe(format!("explain query plan {sql}")))

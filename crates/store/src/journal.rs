@@ -222,6 +222,51 @@ impl Store {
         Ok(seq)
     }
 
+    /// Adds an event to a job that had ended as `unverified`: what is known of it by now. Its events before stay as they are;
+    /// its outcome, and what the device is believed to run, are those of this event. When this returns, it survives a power cut.
+    ///
+    /// Refused where the job ended otherwise, or the device has had another job since.
+    pub async fn correct(&self, job: JobId, epoch: i64, event: &Event<'_>) -> Result<i64, JournalError> {
+        let mut write = self.write("correcting the end of a job").await?;
+        let ended = Ended::of(event);
+        let next = sqlx::query(
+            "update job set last_seq = last_seq + 1, outcome = $3, ending = $4 \
+             where job = $1 and finished and ending = 'unverified' \
+             and not exists (select 1 from job as later where later.device = job.device and later.job > job.job) \
+             and exists (select 1 from lease where lease.device = job.device and lease.epoch = $2 and lease.held) \
+             returning last_seq, device",
+        )
+        .bind(job.0)
+        .bind(epoch)
+        .bind(ended.outcome)
+        .bind(ended.ending)
+        .fetch_optional(write.connection())
+        .await
+        .map_err(write.failed())?;
+        let Some(row) = next else {
+            let device: Option<String> = sqlx::query_scalar("select device from job where job = $1")
+                .bind(job.0)
+                .fetch_optional(write.connection())
+                .await
+                .map_err(write.failed())?;
+            let Some(device) = device else {
+                return Err(JournalError::NoSuchJob(job));
+            };
+            let held = is_held(write.connection(), &device, epoch).await;
+            return Err(if held.map_err(write.failed())? {
+                JournalError::NotUnproven(job)
+            } else {
+                JournalError::Fenced
+            });
+        };
+        let seq: i64 = row.try_get("last_seq").map_err(write.failed())?;
+        let device: String = row.try_get("device").map_err(write.failed())?;
+        let inserted = insert(write.connection(), &device, job, seq, epoch, event).await;
+        inserted.map_err(write.failed())?;
+        write.commit().await?;
+        Ok(seq)
+    }
+
     /// The job of a device that has not had its last event.
     pub async fn open_job(&self, id: &DeviceId) -> Result<Option<OpenJob>, StoreError> {
         const DOING: &str = "reading the unfinished job of a device";

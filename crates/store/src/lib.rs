@@ -47,10 +47,10 @@ pub use error::{
 };
 pub use events::FleetEvent;
 pub use feeds::FeedRow;
-pub use firmware::FirmwareRow;
+pub use firmware::{FirmwareRow, Quarantine};
 pub use fleet::FleetRow;
 pub use folder::default_folder;
-pub use history::{JobFilter, JobRow, OutcomeCount};
+pub use history::{JobFilter, JobRow, OutcomeCount, Unproven};
 pub use housekeeping::{Housekept, Retention};
 pub use idempotency::{ANSWERS_KEPT_MS, Answered};
 pub use images::ImageName;

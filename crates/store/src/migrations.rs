@@ -24,6 +24,10 @@ pub(crate) const ALL: &[Migration] = &[
         version: 3,
         sql: ROLLOUTS,
     },
+    Migration {
+        version: 4,
+        sql: AFTERWARDS,
+    },
 ];
 
 /// Devices, the journal, leases, password answers, images.
@@ -273,4 +277,15 @@ update job set ending = outcome ->> 'ending' where outcome is not null;
 create index job_device on job (device, job);
 create index job_rollout on job (rollout, job);
 create index job_ended on job (ended_ms);
+";
+
+/// What comes after a job: ends that are to be proven later, and images that have failed too often.
+///
+/// A quarantine is kept beside the state of its image, which says how far the way that it came can be trusted. Where one was
+/// lifted, jobs up to `cleared_job` count no more.
+const AFTERWARDS: &str = "
+alter table firmware add column quarantine text;
+alter table firmware add column cleared_job bigint not null default 0;
+create index job_unverified on job (ended_ms) where ending = 'unverified';
+create index job_image on job (image, job);
 ";

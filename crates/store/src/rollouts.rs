@@ -209,6 +209,37 @@ impl Store {
         Ok(write.commit().await?)
     }
 
+    /// Stores how a member of a rollout that has ended stands by now: the end of its job was corrected.
+    /// When this returns, it survives a power cut.
+    ///
+    /// Refused where the rollout has not ended, or the device is no member of it.
+    pub async fn correct_member(
+        &self,
+        id: RolloutId,
+        device: &DeviceId,
+        state: &Value,
+    ) -> Result<(), RolloutError> {
+        let mut write = self.write("correcting the end of a device's update").await?;
+        let n_changed = sqlx::query(
+            "update rollout_member set state = $3 where rollout = $1 and device = $2 and exists \
+             (select 1 from rollout where rollout.rollout = $1 and rollout.ended_ms is not null)",
+        )
+        .bind(id.0)
+        .bind(key(device))
+        .bind(to_json(state))
+        .execute(write.connection())
+        .await
+        .map_err(write.failed())?
+        .rows_affected();
+        if n_changed == 0 {
+            return Err(RolloutError::NotAMember {
+                rollout: id,
+                device: device.to_string(),
+            });
+        }
+        Ok(write.commit().await?)
+    }
+
     /// The rollouts, the newest first, from the one before `before` on.
     pub async fn rollouts(
         &self,

@@ -13,7 +13,9 @@ use model::image::{Image, Override, Refusal};
 use model::installed::Installed;
 use model::version::Versions;
 use serde_json::Value;
-use store::{Change, Event, FirmwareError, FirmwareRow, FirmwareUse, FleetRow, Holder, Liveness, Store};
+use store::{
+    Change, Event, FirmwareError, FirmwareRow, FirmwareUse, FleetRow, Holder, Liveness, Quarantine, Store,
+};
 
 fn image(name: &str) -> Image {
     Image::new(name, name.as_bytes().repeat(1_000))
@@ -310,4 +312,36 @@ async fn what_killed_processes_left_is_swept_and_whole_images_stay() {
         store.images_len_bytes().await.unwrap(),
         kept.len_bytes() + nameless.len_bytes()
     );
+}
+
+#[tokio::test]
+async fn a_quarantine_outlives_another_look_and_ends_with_an_approval() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let row = firmware_row(&image("a"), State::Approved);
+    store.put_firmware(&row).await.unwrap();
+    let quarantine = Quarantine {
+        since_ms: 7,
+        devices: vec!["Hall".to_owned(), "Attic".to_owned()],
+    };
+    assert!(store.quarantine_firmware(row.digest, &quarantine).await.unwrap());
+    let later = Quarantine {
+        since_ms: 8,
+        devices: Vec::new(),
+    };
+    let again = store.quarantine_firmware(row.digest, &later).await.unwrap();
+    assert!(!again, "the first stays");
+    assert!(!store.quarantine_firmware(Sha256::of(b"?"), &later).await.unwrap());
+    // The same file comes again, and its owner would trust its way.
+    store.put_firmware(&row).await.unwrap();
+    drop(store);
+    let store = open(folder.path()).await;
+    let stored = store.firmware_row(row.digest).await.unwrap().unwrap();
+    assert_eq!(
+        (stored.state, stored.quarantine),
+        (State::Approved, Some(quarantine))
+    );
+    store.approve_firmware(row.digest, "Ann", 9).await.unwrap();
+    let stored = store.firmware_row(row.digest).await.unwrap().unwrap();
+    assert_eq!((stored.state, stored.quarantine), (State::Approved, None));
 }

@@ -8,7 +8,7 @@ use model::id::{DeviceId, FamilyId, JobId, RolloutId, Sha256};
 use model::outcome::{Ending, Outcome};
 use model::time::Now;
 use serde_json::{Value, json};
-use store::{Event, Holder, JobFilter, JobRow, Liveness, OutcomeCount, Store};
+use store::{Change, Event, Holder, JobFilter, JobRow, JournalError, Liveness, OutcomeCount, Store};
 
 async fn put_device(store: &Store, id: &DeviceId) {
     store.upsert_device(id, common::ADDRESS, None, 1).await.unwrap();
@@ -298,4 +298,162 @@ async fn the_history_of_a_removed_device_stays() {
     };
     assert_eq!(store.jobs(&of_a).await.unwrap()[0].device, id("a"));
     assert_eq!(store.rollout(rollout).await.unwrap().unwrap().members, members);
+}
+
+fn unverified() -> Outcome {
+    Outcome::because(Ending::Unverified, "no return", "It is away.", "Look.")
+}
+
+async fn lease(store: &Store, id: &DeviceId) -> i64 {
+    let holder = Holder::this_process().unwrap();
+    let grant = store.acquire_lease(id, &holder, 1, |_| Liveness::Dead).await;
+    grant.unwrap().epoch()
+}
+
+async fn unproven(store: &Store, since_ms: i64) -> Vec<i64> {
+    let jobs = store.unproven_jobs(since_ms).await.unwrap();
+    jobs.into_iter().map(|unproven| unproven.job.0).collect()
+}
+
+#[tokio::test]
+async fn what_was_not_proven_is_asked_for_until_it_is_old_proven_or_followed_by_another_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    for device in ["a", "b", "c"] {
+        put_device(&store, &id(device)).await;
+    }
+    let old = job(&store, &id("a"), b"one", None, 100, Some(&unverified())).await;
+    let new = job(&store, &id("b"), b"one", None, 200, Some(&unverified())).await;
+    job(&store, &id("c"), b"one", None, 300, Some(&kept_old())).await;
+    assert_eq!(unproven(&store, 0).await, [old.0, new.0]);
+    assert_eq!(unproven(&store, 150).await, [new.0]);
+    // Another job of the device, even one that has not ended, speaks for it from now on.
+    job(&store, &id("b"), b"two", None, 400, None).await;
+    assert_eq!(unproven(&store, 0).await, [old.0]);
+}
+
+#[tokio::test]
+async fn a_correction_is_one_more_event_and_changes_outcome_and_record_and_nothing_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    put_device(&store, &id("a")).await;
+    let members = [member("a", 0, &Value::Null)];
+    let rollout = store.create_rollout(&new_rollout(&[]), &members).await.unwrap();
+    let job = job(&store, &id("a"), b"one", Some(rollout), 100, Some(&unverified())).await;
+    let before = store.events(job).await.unwrap();
+    let epoch = lease(&store, &id("a")).await;
+    let outcome = updated();
+    let installed = model::installed::Installed {
+        digest: Some(Sha256::of(b"one")),
+        label: model::version::Versions::one("firmware", "2.0"),
+        label_moves: true,
+    };
+    let state = json!({"at": "corrected"});
+    let event = Event {
+        attempt: 2,
+        finished: true,
+        outcome: Some(&outcome),
+        installed: Change::Set(&installed),
+        ..event("corrected", &state)
+    };
+    let fenced = store.correct(job, epoch - 1, &event).await;
+    assert!(matches!(fenced, Err(JournalError::Fenced)), "{fenced:?}");
+    assert_eq!(store.correct(job, epoch, &event).await.unwrap(), 3);
+    let (row, stored) = store.job_row(job).await.unwrap().unwrap();
+    assert_eq!(
+        (row.outcome, row.ended_ms, row.n_pushes),
+        (Some(outcome.clone()), Some(110), 2)
+    );
+    assert_eq!(stored, state);
+    let events = store.events(job).await.unwrap();
+    assert_eq!(
+        (&events[..2], events[2].step.as_str()),
+        (&before[..], "corrected")
+    );
+    assert_eq!(
+        store.installed(&id("a")).await.unwrap().as_ref(),
+        Some(&installed)
+    );
+    assert!(unproven(&store, 0).await.is_empty());
+    assert_eq!(numbers(&store.corrected_jobs(0).await.unwrap()), [job.0]);
+    // Once is enough.
+    let again = store.correct(job, epoch, &event).await;
+    assert!(
+        matches!(again, Err(JournalError::NotUnproven(told)) if told == job),
+        "{again:?}"
+    );
+    let none = store.correct(JobId(99), epoch, &event).await;
+    assert!(matches!(none, Err(JournalError::NoSuchJob(_))), "{none:?}");
+}
+
+#[tokio::test]
+async fn the_end_of_a_job_that_another_has_followed_is_not_corrected() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    put_device(&store, &id("a")).await;
+    let first = job(&store, &id("a"), b"one", None, 100, Some(&unverified())).await;
+    job(&store, &id("a"), b"two", None, 200, Some(&updated())).await;
+    let epoch = lease(&store, &id("a")).await;
+    let outcome = updated();
+    let event = Event {
+        finished: true,
+        outcome: Some(&outcome),
+        ..event("corrected", &Value::Null)
+    };
+    let refused = store.correct(first, epoch, &event).await;
+    assert!(
+        matches!(refused, Err(JournalError::NotUnproven(_))),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_member_is_corrected_once_its_rollout_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    put_device(&store, &id("a")).await;
+    let members = [member("a", 0, &json!("unverified"))];
+    let rollout = store.create_rollout(&new_rollout(&[]), &members).await.unwrap();
+    let state = json!("updated");
+    let early = store.correct_member(rollout, &id("a"), &state).await;
+    assert!(early.is_err(), "an open rollout is stored as a whole");
+    store
+        .save_rollout(rollout, &Value::Null, Some(9), &[])
+        .await
+        .unwrap();
+    assert!(store.correct_member(rollout, &id("b"), &state).await.is_err());
+    store.correct_member(rollout, &id("a"), &state).await.unwrap();
+    let whole = store.rollout(rollout).await.unwrap().unwrap();
+    assert_eq!(whole.members[0].state, state);
+}
+
+#[tokio::test]
+async fn how_an_image_fared_is_told_since_its_quarantine_was_lifted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    for device in ["a", "b"] {
+        put_device(&store, &id(device)).await;
+    }
+    let image = model::image::Image::new("one.bin", b"one".to_vec());
+    store.put_firmware(&common::firmware_row(&image)).await.unwrap();
+    job(&store, &id("a"), b"one", None, 100, Some(&kept_old())).await;
+    job(&store, &id("b"), b"two", None, 200, Some(&updated())).await;
+    let ends = store.ends_of_image(image.sha256()).await.unwrap();
+    assert_eq!(ends, [(id("a"), kept_old())]);
+    // An approval of what is in no quarantine forgets nothing.
+    store.approve_firmware(image.sha256(), "Ann", 1).await.unwrap();
+    assert_eq!(store.ends_of_image(image.sha256()).await.unwrap().len(), 1);
+    let quarantine = store::Quarantine {
+        since_ms: 1,
+        devices: Vec::new(),
+    };
+    store
+        .quarantine_firmware(image.sha256(), &quarantine)
+        .await
+        .unwrap();
+    store.approve_firmware(image.sha256(), "Ann", 2).await.unwrap();
+    assert!(store.ends_of_image(image.sha256()).await.unwrap().is_empty());
+    job(&store, &id("b"), b"one", None, 300, Some(&updated())).await;
+    let ends = store.ends_of_image(image.sha256()).await.unwrap();
+    assert_eq!(ends, [(id("b"), updated())]);
 }

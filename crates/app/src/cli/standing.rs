@@ -51,6 +51,7 @@ pub(super) fn state_words(state: &str, reason: Option<&str>) -> String {
         other => other.replace('-', " "),
     };
     match reason {
+        Some("seen later") => format!("{words} (seen later)"),
         Some(reason) if kind_of(state) != Kind::Good && !reason.is_empty() => format!("{words} ({reason})"),
         _ => words,
     }

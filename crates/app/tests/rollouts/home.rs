@@ -230,6 +230,11 @@ impl Home {
         .unwrap();
     }
 
+    /// Where all that the server stores is.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub(crate) fn told(&self) -> String {
         self.server.as_ref().map(Running::told).unwrap_or_default()
     }
@@ -239,7 +244,7 @@ impl Home {
     fn try_ask(&self, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
         let mut stream = UnixStream::connect(self.folder.path().join("reflash.sock"))?;
         stream.set_read_timeout(Some(SOON))?;
-        let kind = if path.starts_with("firmware") {
+        let kind = if path.starts_with("firmware?") {
             "application/octet-stream"
         } else {
             "application/json"

@@ -7,6 +7,7 @@
 mod support;
 
 mod absent;
+mod after;
 mod again;
 mod halts;
 mod home;
@@ -31,6 +32,45 @@ pub(crate) fn claim(what: &str, test: impl Future<Output = ()> + Send + 'static)
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rollout_puts_back_what_keeps_restarting_and_knows_what_comes_back_late() {
+    all(vec![
+        claim(
+            "one that keeps restarting is put back, and the rest is halted",
+            after::one_that_keeps_restarting(),
+        ),
+        claim(
+            "killed while it puts back, it does so once",
+            after::killed_while_it_is_put_back(),
+        ),
+        claim(
+            "where there is no way back, that is said before and after",
+            after::without_a_way_back(),
+        ),
+        claim(
+            "an image that fails on three devices goes to no other until it is approved",
+            after::an_image_that_fails_on_three(),
+        ),
+        claim(
+            "one that comes back an hour later is settled",
+            after::one_that_comes_back_an_hour_later(),
+        ),
+        claim(
+            "a label that tells nothing settles nothing",
+            after::one_that_comes_back_as_it_was(),
+        ),
+        claim(
+            "a member is settled with its job",
+            after::a_rollout_whose_canary_comes_back_late(),
+        ),
+        claim(
+            "what its owner has said of a device is not overruled",
+            after::one_whose_owner_has_said_what_it_runs(),
+        ),
+    ])
+    .await;
+}
+
 /// Claims that mostly wait, side by side: one after the other they would take minutes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_rollout_outlives_kills_failures_and_absence() {
@@ -53,12 +93,16 @@ async fn a_rollout_outlives_kills_failures_and_absence() {
             absent::off(),
         ),
     ]);
-    let (mut all, mut named) = (JoinSet::new(), std::collections::HashMap::new());
+    all(claims).await;
+}
+
+async fn all(claims: Vec<Claim>) {
+    let (mut tasks, mut named) = (JoinSet::new(), std::collections::HashMap::new());
     for Claim { what, test } in claims {
-        named.insert(all.spawn(test).id(), what);
+        named.insert(tasks.spawn(test).id(), what);
     }
     let mut failed = Vec::new();
-    while let Some(done) = all.join_next().await {
+    while let Some(done) = tasks.join_next().await {
         // What it says of itself is printed where it fails.
         if let Err(error) = done {
             failed.push(named[&error.id()].clone());

@@ -79,6 +79,13 @@ impl Share {
                 holds_up: Some(wave),
                 ..Self::default()
             },
+            MemberState::PuttingBack { .. } => Self {
+                open: true,
+                running: true,
+                failed: true,
+                holds_up: Some(wave),
+                ..Self::default()
+            },
             MemberState::Queued | MemberState::Waiting { .. } => Self {
                 open: true,
                 away: !online,

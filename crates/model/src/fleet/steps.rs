@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::after::{not_put_back, why_left};
 use super::counts::is_worth_another_try;
 use super::{Changes, Command, Ended, Event, Fleet, MemberState, Opening, Rollout, State};
 use crate::family;
 use crate::id::{DeviceId, RolloutId};
 use crate::outcome::{Ending, Outcome};
-use crate::plan::{AtOnce, Member, Reason};
+use crate::plan::{AtOnce, Member, QUARANTINED, Reason};
 use crate::time::Now;
 
 /// How long members that stopped answering are waited for once everybody else has ended, where no deadline was given.
@@ -120,12 +121,18 @@ impl Fleet {
                 n_pushes,
             } => {
                 if let Some(idx) = self.running_idx_of(id, &device) {
-                    self.job_ended(id, idx, outcome, n_pushes, now);
+                    self.job_ended(id, idx, outcome, n_pushes, now, commands);
                 }
             }
             Event::NothingDone { id, device } => {
                 if let Some(idx) = self.running_idx_of(id, &device) {
-                    self.nothing_done(id, idx);
+                    self.nothing_done(id, idx, commands);
+                }
+            }
+            Event::Corrected { id, device, outcome } => self.correct(id, &device, outcome),
+            Event::Quarantined { image, reason } => {
+                for rollout in self.rollouts.values_mut() {
+                    rollout.halt_for(image, &reason);
                 }
             }
             Event::Recovered => self.wake_up(now, commands),
@@ -150,7 +157,7 @@ impl Fleet {
                 .entry(member.device.clone())
                 .or_default()
                 .push((id, idx));
-            if matches!(standing.state, MemberState::Running { .. }) {
+            if standing.state.is_running() {
                 self.occupy(id, member);
             }
         }
@@ -212,11 +219,11 @@ impl Fleet {
     fn running_idx_of(&self, id: RolloutId, device: &DeviceId) -> Option<u32> {
         let idx = self.idx_of(id, device)?;
         let state = &self.rollouts.get(&id)?.standing(idx)?.state;
-        matches!(state, MemberState::Running { .. }).then_some(idx)
+        state.is_running().then_some(idx)
     }
 
     /// The only way from one state of a member to another.
-    fn put(&mut self, id: RolloutId, idx: u32, state: MemberState) {
+    pub(super) fn put(&mut self, id: RolloutId, idx: u32, state: MemberState) {
         let Some(rollout) = self.rollouts.get_mut(&id) else {
             return;
         };
@@ -224,11 +231,10 @@ impl Fleet {
         let Some(member) = usize::try_from(idx).ok().and_then(|idx| plan.members.get(idx)) else {
             return;
         };
-        let ran = matches!(
-            rollout.standing(idx).map(|standing| &standing.state),
-            Some(MemberState::Running { .. })
-        );
-        let runs = matches!(state, MemberState::Running { .. });
+        let ran = rollout
+            .standing(idx)
+            .is_some_and(|standing| standing.state.is_running());
+        let runs = state.is_running();
         let ended = matches!(state, MemberState::Ended(_));
         rollout.change(idx, |standing| standing.state = state);
         if ran && !runs {
@@ -259,7 +265,7 @@ impl Fleet {
             return false;
         };
         match rollout.standing(idx).map(|standing| &standing.state) {
-            Some(MemberState::Running { .. }) => {
+            Some(MemberState::Running { .. } | MemberState::PuttingBack { .. }) => {
                 rollout.change(idx, |standing| standing.leave = Some(ended));
                 true
             }
@@ -304,15 +310,30 @@ impl Fleet {
         }
     }
 
-    fn job_ended(&mut self, id: RolloutId, idx: u32, outcome: Outcome, n_pushes: u8, now: Now) {
+    fn job_ended(
+        &mut self,
+        id: RolloutId,
+        idx: u32,
+        outcome: Outcome,
+        n_pushes: u8,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
         let was_interrupted = outcome.ending == Ending::Cancelled
             && outcome.reason.as_deref() == Some(family::Reason::Interrupted.name());
         if was_interrupted && n_pushes == 0 {
-            return self.nothing_done(id, idx);
+            return self.nothing_done(id, idx, commands);
         }
         let Some(rollout) = self.rollouts.get_mut(&id) else {
             return;
         };
+        if let Some(state) = rollout.put_back(idx, &outcome, n_pushes, now) {
+            if let MemberState::PuttingBack { .. } = state {
+                commands.extend(rollout.command_to_put_back(id, idx));
+                self.unsettled.remove(&(id, idx));
+            }
+            return self.put(id, idx, state);
+        }
         rollout.change(idx, |standing| {
             standing.n_tries = standing.n_tries.saturating_add(1);
             standing.n_pushes = standing.n_pushes.saturating_add(n_pushes);
@@ -321,20 +342,34 @@ impl Fleet {
             Some(pause) => MemberState::Waiting {
                 until: now.later(pause),
             },
-            None => MemberState::Ended(Ended::Outcome(outcome)),
+            None => rollout.end_or_put_back(idx, outcome, now),
         };
+        if let MemberState::PuttingBack { .. } = state {
+            commands.extend(rollout.command_to_put_back(id, idx));
+        }
         self.put(id, idx, state);
         if let Some(rollout) = self.rollouts.get_mut(&id) {
             rollout.halt_if_too_much_failed();
         }
     }
 
-    fn nothing_done(&mut self, id: RolloutId, idx: u32) {
-        let leave = self
-            .rollouts
-            .get(&id)
-            .and_then(|rollout| rollout.standing(idx))
-            .and_then(|standing| standing.leave.clone());
+    fn nothing_done(&mut self, id: RolloutId, idx: u32, commands: &mut Vec<Command>) {
+        let rollout = self.rollouts.get(&id);
+        let Some((rollout, standing)) = rollout.and_then(|rollout| Some((rollout, rollout.standing(idx)?)))
+        else {
+            return;
+        };
+        let leave = standing.leave.clone();
+        if let MemberState::PuttingBack { failed, .. } = &standing.state {
+            if let Some(leave) = leave {
+                let ended = Ended::Outcome(not_put_back(failed.clone(), &why_left(&leave)));
+                self.put(id, idx, MemberState::Ended(ended));
+            } else {
+                commands.extend(rollout.command_to_put_back(id, idx));
+                self.unsettled.remove(&(id, idx));
+            }
+            return;
+        }
         self.put(id, idx, leave.map_or(MemberState::Queued, MemberState::Ended));
     }
 
@@ -357,16 +392,24 @@ impl Fleet {
                 let Some(standing) = rollout.standing(idx) else {
                     continue;
                 };
-                match standing.state {
-                    MemberState::Running { since } => {
+                match &standing.state {
+                    MemberState::Running { since } | MemberState::PuttingBack { since, .. } => {
                         let age =
                             Duration::from_millis(u64::try_from(now.wall_ms - since.wall_ms).unwrap_or(0));
                         // Its job is found in the journal by the time on the wall, which must not move.
                         let since = Now {
                             boot: now.earlier(age).boot,
-                            ..since
+                            ..*since
                         };
-                        self.put(id, idx, MemberState::Running { since });
+                        let state = match &standing.state {
+                            MemberState::PuttingBack { n_missed, failed, .. } => MemberState::PuttingBack {
+                                since,
+                                n_missed: *n_missed,
+                                failed: failed.clone(),
+                            },
+                            _ => MemberState::Running { since },
+                        };
+                        self.put(id, idx, state);
                         self.unsettled.insert((id, idx));
                         commands.push(Command::Recover {
                             id,
@@ -690,7 +733,14 @@ impl Rollout {
             return;
         }
         let n_failures = self.derived.n_failed.saturating_sub(self.course.forgiven);
-        if n_failures == 0 {
+        // Where the image is in quarantine, that is the cause, however much fails beside; and where nobody is left to begin,
+        // there is nothing to halt.
+        let is_quarantined =
+            |cause: &Option<Reason>| cause.as_ref().is_some_and(|cause| cause.rule == QUARANTINED);
+        let is_last =
+            |state: &MemberState| matches!(state, MemberState::Ended(_) | MemberState::PuttingBack { .. });
+        let all_began = self.members.iter().all(|standing| is_last(&standing.state));
+        if n_failures == 0 || is_quarantined(&self.course.cause) || all_began {
             return;
         }
         let rules = &self.plan.rules;
@@ -768,7 +818,11 @@ impl Rollout {
 }
 
 fn is_unforgiven(standing: &super::Standing) -> bool {
-    !standing.forgiven && matches!(&standing.state, MemberState::Ended(ended) if ended.is_failure())
+    let has_failed = match &standing.state {
+        MemberState::Ended(ended) => ended.is_failure(),
+        state => matches!(state, MemberState::PuttingBack { .. }),
+    };
+    has_failed && !standing.forgiven
 }
 
 /// What is added to the pause of a device, always the same: FNV-1a of its name.
@@ -830,7 +884,12 @@ fn named(failed: &[(&Member, &super::Standing)]) -> String {
     let mut words: Vec<String> = failed
         .iter()
         .take(MAX_NAMED)
-        .map(|(member, standing)| format!("{} ended as {}", member.name, standing.state.name()))
+        .map(|(member, standing)| match &standing.state {
+            MemberState::PuttingBack { failed, .. } => {
+                format!("{} ended as {}", member.name, failed.ending.name())
+            }
+            state => format!("{} ended as {}", member.name, state.name()),
+        })
         .collect();
     match failed.len().saturating_sub(MAX_NAMED) {
         0 => {}

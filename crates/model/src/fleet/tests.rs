@@ -1,3 +1,4 @@
+mod after;
 mod simulation;
 mod windows;
 
@@ -132,6 +133,7 @@ impl Bed {
         for command in step(&mut self.fleet, event, self.now) {
             said.push(match command {
                 Command::Start { id, device, .. } => format!("start {}", of(id, &device)),
+                Command::PutBack { id, device } => format!("put back {}", of(id, &device)),
                 Command::Recover { id, device } => format!("recover {}", of(id, &device)),
                 Command::Cancel { id, device, force } => {
                     format!("cancel{} {}", if force { "!" } else { "" }, of(id, &device))

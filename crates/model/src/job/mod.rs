@@ -3,6 +3,7 @@
 //! [`next`] takes what was seen and answers with what to do. The engine does it, stores the job before each act, and comes back.
 //! The eight job rules (DESIGN.md section 3) live here; each is marked where it is kept.
 
+mod again;
 mod next;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use crate::precheck::Precheck;
 use crate::time::Now;
 use crate::version::Versions;
 
+pub use again::{Correction, Record, end_in, reconsider};
 pub use next::next;
 
 /// How far two readings of the moment of boot may differ without a restart: uptimes are whole seconds, read over a network.

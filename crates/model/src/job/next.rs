@@ -7,7 +7,7 @@ use crate::device::{Ota, Snapshot};
 use crate::family::{Fault, FaultKind, Label, Reach, Reason, Undo, Verdict};
 use crate::id::{DeviceId, Strength};
 use crate::installed::Standing;
-use crate::outcome::{Away, End, Ending, Outcome, before_first_byte, no_uptime, outcome};
+use crate::outcome::{Away, BOOT_LOOP, End, Ending, Outcome, before_first_byte, no_uptime, outcome};
 use crate::precheck::Precheck;
 use crate::time::Now;
 
@@ -93,18 +93,9 @@ fn resume(mut job: Job, now: Now) -> (Job, Act) {
         Phase::Looking { .. } | Phase::CommittingUndo | Phase::Preparing => not_begun(job, interrupted()),
         // The intent may have been followed by bytes: what became of them, only the device knows.
         Phase::CommittingIntent | Phase::Pushing => {
-            let fault = Fault {
-                kind: FaultKind::Unsure,
-                reason: Reason::Interrupted,
-                text: "The program was stopped while it was sending the image.".to_owned(),
-                reach: Reach::Whole,
-                failed_answers: 0,
-                next_step: None,
-                said: None,
-            };
             job.bytes_left = true;
             job.phase = Phase::Watching {
-                end: End::Lost(fault),
+                end: sender_lost(),
                 since: now,
                 gone_at: None,
             };
@@ -124,6 +115,19 @@ fn resume(mut job: Job, now: Now) -> (Job, Act) {
         }
         _ => wait(job),
     }
+}
+
+/// How a push ended whose sender is gone: all of it may have arrived.
+pub(super) fn sender_lost() -> End {
+    End::Lost(Fault {
+        kind: FaultKind::Unsure,
+        reason: Reason::Interrupted,
+        text: "The program was stopped while it was sending the image.".to_owned(),
+        reach: Reach::Whole,
+        failed_answers: 0,
+        next_step: None,
+        said: None,
+    })
 }
 
 fn interrupted() -> Outcome {
@@ -514,7 +518,7 @@ fn soaked(
 fn boot_loop() -> Outcome {
     Outcome::because(
         Ending::Failed,
-        "boot loop",
+        BOOT_LOOP,
         "The device took the image and keeps restarting.",
         "Push the image that it ran before, as long as it answers between two restarts.",
     )

@@ -1,5 +1,7 @@
 //! One test per sentence of DESIGN.md, "What is settled", that a job decides; in virtual time.
 
+mod again;
+
 use super::*;
 use crate::device::{Hardware, Health, Ota};
 use crate::family::{FaultKind, Reach, Reason};

@@ -27,6 +27,7 @@ pub(super) fn of(plan: &Plan) -> Vec<String> {
     if !plan.members.is_empty() {
         said.extend(window(plan));
         said.extend(soak(plan));
+        said.extend(put_back(plan));
         said.extend(time(plan));
     }
     said.extend(absent(plan));
@@ -188,6 +189,17 @@ fn soak(plan: &Plan) -> Option<String> {
     })
 }
 
+fn put_back(plan: &Plan) -> Option<String> {
+    let can_be = plan.members.iter().any(|member| member.way_back.is_some());
+    (plan.rules.put_back && can_be).then(|| {
+        if plan.members.len() == 1 {
+            "If it keeps restarting then, it is put back to what it runs now, once.".to_owned()
+        } else {
+            "One that keeps restarting then is put back to what it runs now, once.".to_owned()
+        }
+    })
+}
+
 fn time(plan: &Plan) -> Option<String> {
     let n_absent = plan.members.iter().filter(|member| member.was_offline).count();
     let time = about(plan.estimate());
@@ -290,7 +302,7 @@ pub(crate) fn duration(time: Duration) -> Option<String> {
 }
 
 /// A time that was estimated, never too short: in steps of 10 seconds, of a minute, of 10 minutes.
-pub(super) fn about(time: Duration) -> String {
+pub(crate) fn about(time: Duration) -> String {
     let up = |unit: u64| time.as_secs().div_ceil(unit).max(1);
     if time <= Duration::from_secs(90) {
         return format!("{} seconds", up(10) * 10);

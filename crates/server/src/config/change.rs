@@ -6,7 +6,7 @@ use std::path::Path;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::values::in_words;
-use super::{AtOnce, Certificate, Config, ConfiguredDevice, FamilyBlock, MaxFailures, Tls, parse};
+use super::{AtOnce, Certificate, Config, ConfiguredDevice, FamilyBlock, MaxFailures, Rollback, Tls, parse};
 
 /// One difference between two configurations.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -256,7 +256,12 @@ fn policy(facts: &mut Facts, config: &Config) {
         MaxFailures::Percent(percent) => facts.plain("policy.max_failures", format!("{percent}%")),
     }
     facts.plain("policy.soak", in_words(policy.soak));
-    facts.plain("policy.rollback", format!("{:?}", policy.rollback));
+    let rollback = match policy.rollback {
+        Rollback::OnBootLoop => "on_boot_loop",
+        Rollback::Never => "never",
+    };
+    facts.plain("policy.rollback", rollback);
+    facts.plain("policy.quarantine_after", policy.quarantine_after);
     facts.plain("policy.require_signature", policy.require_signature);
     facts.list("policy.signing_keys", &policy.signing_keys);
 }

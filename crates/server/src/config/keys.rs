@@ -58,6 +58,7 @@ pub(super) const POLICY: &[&str] = &[
     "max_failures",
     "soak",
     "rollback",
+    "quarantine_after",
     "require_signature",
     "signing_keys",
 ];
@@ -144,7 +145,7 @@ pub(super) const PLACES: &[(&str, &[&str])] = &[
 pub(super) const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
     ("", &["notify"]),
     ("mqtt", &["prefix", "discovery", "discovery_prefix", "commands"]),
-    ("policy", &["rollback", "signing_keys"]),
+    ("policy", &["signing_keys"]),
 ];
 
 /// The keys of a place; none where the owner chooses them.

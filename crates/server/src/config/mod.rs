@@ -198,6 +198,8 @@ pub struct Policy {
     pub soak: Duration,
     /// When the image from before is pushed again.
     pub rollback: Rollback,
+    /// On how many devices an image fails before it is offered to none any more; 0 for never.
+    pub quarantine_after: u32,
     /// Whether an image without a valid signature is refused.
     pub require_signature: bool,
     /// Whose signatures are valid: public keys of minisign.
@@ -501,6 +503,7 @@ impl Default for Policy {
             max_failures: MaxFailures::Count(2),
             soak: Duration::from_mins(2),
             rollback: Rollback::OnBootLoop,
+            quarantine_after: 3,
             require_signature: false,
             signing_keys: Vec::new(),
         }

@@ -490,6 +490,15 @@ impl Reader {
             _ => Err("this is neither `on_boot_loop` nor `never`".to_owned()),
         });
         set(&mut policy.rollback, rollback);
+        set(
+            &mut policy.quarantine_after,
+            self.value(
+                &table,
+                "quarantine_after",
+                "`quarantine_after: 3`, or 0 for never",
+                count(0, 1000),
+            ),
+        );
         let require = self.value(
             &table,
             "require_signature",

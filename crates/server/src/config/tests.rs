@@ -824,7 +824,7 @@ fn a_key_that_nothing_comes_of_is_warned_of_by_its_name() {
     )
     .unwrap();
     let (_, keys) = told.split_once(": ").unwrap();
-    assert_eq!(keys, "notify, mqtt.prefix, policy.rollback.");
+    assert_eq!(keys, "notify, mqtt.prefix.");
     let with_effect = "server: { limits: { failed_logins_per_minute: 60, body_bytes: 4096, image_bytes: 65536 } }\n\
          mqtt: { broker: \"mqtts://b\", cert: c.pem, key: k.pem }\nretention: { downloads: 4 }\n";
     assert_eq!(text(with_effect), None);

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use model::family::Family;
 use model::firmware::State;
 use model::id::{FamilyId, Sha256};
-use model::image::{ImageInfo, VersionSource};
+use model::image::{ImageInfo, Refusal, VersionSource};
 use model::release::{self, Held};
 use store::{FirmwareRow, ImageName};
 
+use super::judge::failed_too_often;
 use crate::views::{FirmwareView, NoteView, RefusalView};
 
 /// All images at one moment.
@@ -34,6 +35,12 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// Why it goes to no device any more.
+    pub(super) fn quarantine(&self) -> Option<Refusal> {
+        let quarantine = self.row.quarantine.as_ref()?;
+        Some(failed_too_often(&self.name, self.row.digest, quarantine))
+    }
+
     pub(super) fn held(&self) -> Held<'_> {
         Held {
             info: &self.row.info,
@@ -172,10 +179,14 @@ pub(super) fn view(kept: &Kept, latest_for: Option<&Vec<String>>, running_on: Ve
             .to_owned(),
         project: row.info.project.clone(),
         signature: row.info.signature.clone(),
-        state: row.state,
-        refusals: row
-            .refusals
+        state: match row.state {
+            State::Approved | State::Waiting if row.quarantine.is_some() => State::Quarantined,
+            state => state,
+        },
+        refusals: kept
+            .quarantine()
             .iter()
+            .chain(&row.refusals)
             .map(|refusal| RefusalView {
                 rule: refusal.rule.clone(),
                 text: refusal.text.clone(),

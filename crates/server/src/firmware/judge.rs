@@ -6,11 +6,15 @@ use model::family::Family;
 use model::firmware::State;
 use model::id::Sha256;
 use model::image::{Image, ImageInfo, Inspection, Override, Refusal, VersionSource};
+use model::plan::QUARANTINED;
 use proto::content_disposition;
-use store::FirmwareRow;
+use store::{FirmwareRow, Quarantine};
 
 /// Longest release notes kept, bytes.
 pub(super) const NOTES_MAX_LEN_BYTES: usize = 64 * 1024;
+
+/// So many devices are named that an image has failed on.
+const NAMED_MAX: usize = 5;
 
 /// What the families say of a file: accepted by one is enough.
 ///
@@ -115,6 +119,36 @@ pub(super) fn open_way() -> Refusal {
         text: "It came over plain HTTP, where anybody on the way could have changed it.".to_owned(),
         next_step: "Compare its SHA-256 with the vendor's or another home's, then approve it.".to_owned(),
         overriding: Override::Possible,
+    }
+}
+
+/// Why an image goes to no device any more that has failed on these.
+pub(super) fn failed_too_often(name: &str, digest: Sha256, quarantine: &Quarantine) -> Refusal {
+    let devices = &quarantine.devices;
+    let n_devices = match devices.len() {
+        1 => "1 device".to_owned(),
+        n => format!("{n} devices"),
+    };
+    let named = match devices.as_slice() {
+        [] => String::new(),
+        [one] => format!(" ({one})"),
+        [several @ .., last] if devices.len() <= NAMED_MAX => {
+            format!(" ({} and {last})", several.join(", "))
+        }
+        many => {
+            let (named, others) = many.split_at(NAMED_MAX);
+            format!(" ({} and {} more)", named.join(", "), others.len())
+        }
+    };
+    Refusal {
+        rule: QUARANTINED.to_owned(),
+        text: format!("{name} has failed on {n_devices}{named}, so it is in quarantine."),
+        next_step: format!(
+            "Find out why: reflash history. If it is to be installed all the same, an administrator lets it out: \
+             reflash firmware approve {}.",
+            digest.short()
+        ),
+        overriding: Override::Never,
     }
 }
 

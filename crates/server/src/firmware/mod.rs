@@ -27,14 +27,16 @@ use model::id::Sha256;
 use model::image::{Image, ImageInfo, Inspection, Override, Refusal};
 use model::installed::Installed;
 use model::version::Relation;
-use store::{FirmwareError, FirmwareRow, FirmwareUse, Store, StoreError};
+use store::{FirmwareError, FirmwareRow, FirmwareUse, Quarantine, Store, StoreError};
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::views::{FirmwareListView, FirmwareView, FolderView, NoteView};
 use catalogue::{Catalogue, Kept, family_of};
 use fetch::{Fetcher, Limits};
-use judge::{better, bounded_notes, first_text, inspect, open_way, other_bytes, plainly_named};
+use judge::{
+    better, bounded_notes, failed_too_often, first_text, inspect, open_way, other_bytes, plainly_named,
+};
 
 pub use error::RepositoryError;
 pub use feeds::{CheckError, FeedFile, UnknownFeed, fetch_once};
@@ -147,6 +149,8 @@ pub enum ChangeKind {
     Added,
     /// An image may be offered from now on.
     Approved,
+    /// An image has failed on too many devices, and is offered to none any more.
+    Quarantined,
     /// An image has gone.
     Removed,
     /// Its notes are others.
@@ -167,6 +171,7 @@ impl ChangeKind {
         match self {
             Self::Added => "firmware.added",
             Self::Approved => "firmware.approved",
+            Self::Quarantined => "firmware.quarantined",
             Self::Removed => "firmware.removed",
             Self::Notes => "firmware.notes",
             Self::Alarm => "firmware.alarm",
@@ -383,6 +388,7 @@ impl Repository {
             approved_by: None,
             approved_ms: None,
             notes: None,
+            quarantine: None,
         };
         if !row.refusals.is_empty() {
             row.state = State::Refused;
@@ -553,6 +559,44 @@ impl Repository {
             name,
         });
         Ok(())
+    }
+
+    /// Offers an image to no device any more, because it has failed on these. Says whether that is new.
+    pub(crate) async fn put_in_quarantine(
+        &self,
+        digest: Sha256,
+        devices: Vec<String>,
+    ) -> Result<bool, RepositoryError> {
+        let _changing = self.inner.changing.lock().await;
+        let name = self.name(&digest)?;
+        let quarantine = Quarantine {
+            since_ms: self.inner.clock.now().wall_ms,
+            devices,
+        };
+        if !self.inner.store.quarantine_firmware(digest, &quarantine).await? {
+            return Ok(false);
+        }
+        self.reload().await?;
+        self.tell(Change {
+            kind: ChangeKind::Quarantined,
+            digest: Some(digest),
+            text: failed_too_often(&name, digest, &quarantine).text,
+            name,
+        });
+        Ok(true)
+    }
+
+    /// Why an image is in quarantine because it has failed; none where it is not.
+    pub(crate) fn quarantine(&self, digest: Sha256) -> Option<Refusal> {
+        self.catalogue().get(digest)?.quarantine()
+    }
+
+    /// The images that are in quarantine because they have failed.
+    pub(crate) fn quarantines(&self) -> Vec<(Sha256, Refusal)> {
+        let catalogue = self.catalogue();
+        let all = catalogue.all().iter();
+        all.filter_map(|kept| Some((kept.row.digest, kept.quarantine()?)))
+            .collect()
     }
 
     /// Takes an image away, unless a device runs it or could go back to it, or its file still lies in the watch folder.

@@ -98,7 +98,8 @@ impl Repository {
                 sha256: digest.to_string(),
                 name: kept.name.clone(),
                 file_name: kept.row.file_name.clone(),
-                why_not: release::why_not(family, device, runs, offered, &refusals, wishes),
+                why_not: release::why_not(family, device, runs, offered, &refusals, wishes)
+                    .or_else(|| kept.quarantine().map(|refusal| refusal.text)),
             });
         }
     }

@@ -22,6 +22,8 @@ pub(crate) struct Known {
     pub(crate) device: Device,
     pub(crate) snapshot: Option<Snapshot>,
     pub(crate) standing: Standing,
+    /// When it answered last, milliseconds since 1970.
+    pub(crate) seen_ms: Option<i64>,
     pub(crate) enrolled: bool,
     /// Why nothing is sent to it.
     pub(crate) conflict: Option<String>,
@@ -71,6 +73,7 @@ impl Fleet {
             device: entry.device(),
             snapshot: row.snapshot.clone(),
             standing: entry.presence.state(),
+            seen_ms: row.seen_ms,
             enrolled: row.enrolled_ms.is_some(),
             conflict: entry.conflict_text(),
             tags: row.tags.clone(),

@@ -49,6 +49,11 @@ pub(super) enum Done {
 }
 
 impl Done {
+    /// Whether it speaks against the image.
+    pub(super) fn is_against_image(&self) -> bool {
+        matches!(self, Self::Ended { outcome, .. } if outcome.is_against_image())
+    }
+
     fn before(outcome: Outcome) -> Self {
         Self::Ended { outcome, n_pushes: 0 }
     }
@@ -164,7 +169,7 @@ impl Rollouts {
             let jobs = store.jobs_of(*rollout, &member.device).await?;
             let last = jobs
                 .into_iter()
-                .rfind(|job| job.started_ms >= assignment.since_ms);
+                .rfind(|job| job.started_ms >= assignment.since_ms && job.image == member.image);
             return Ok(match last.and_then(|job| Some((job.outcome?, job.n_pushes))) {
                 Some((outcome, n_pushes)) => Done::Ended { outcome, n_pushes },
                 None => Done::Nothing,
@@ -250,6 +255,7 @@ impl Rollouts {
             ));
         };
         self.against(&known, member.image)
+            .or_else(|| self.quarantined(member.image))
     }
 
     /// The image, once in memory however many devices get it, and no longer than one of them does.

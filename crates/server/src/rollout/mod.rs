@@ -6,6 +6,8 @@
 mod clock;
 mod error;
 mod job;
+mod quarantine;
+mod reconcile;
 mod restore;
 mod run;
 mod schedule;
@@ -56,6 +58,10 @@ pub struct Policy {
     pub at_once: AtOnce,
     /// How much may fail.
     pub max_failures: MaxFailures,
+    /// Whether a device that keeps restarting is put back to what it ran before.
+    pub put_back: bool,
+    /// On how many devices an image fails before it is in quarantine; 0 for never.
+    pub quarantine_after: u32,
     /// How many of each group at the same time.
     pub groups: BTreeMap<String, u32>,
     /// When updates may begin, by name.
@@ -73,6 +79,8 @@ impl Default for Policy {
             soak: rules.soak,
             at_once: rules.at_once,
             max_failures: rules.max_failures,
+            put_back: rules.put_back,
+            quarantine_after: 0,
             groups: rules.groups,
             windows: BTreeMap::new(),
             schedules: BTreeMap::new(),
@@ -168,7 +176,7 @@ impl Rollouts {
         let id = state.model.busy_with(device);
         let rollout = id.and_then(|id| state.model.rollout(id));
         let standing = rollout.and_then(|rollout| rollout.member(device));
-        standing.is_some_and(|(_, standing)| matches!(standing.state, MemberState::Running { .. }))
+        standing.is_some_and(|(_, standing)| standing.state.is_running())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -314,8 +322,24 @@ fn news(before: &Model, state: &mut State, wall_ms: i64) -> Vec<News> {
         let name = state.about.get(&id).and_then(|about| about.name.clone());
         for (idx, (member, standing)) in rollout.plan().members.iter().zip(rollout.members()).enumerate() {
             let earlier = was.and_then(|was| was.members().get(idx));
-            if earlier == Some(standing) {
+            // An end that is corrected is told by whoever has corrected it.
+            let had_ended = earlier.is_some_and(|earlier| matches!(earlier.state, MemberState::Ended(_)));
+            if earlier == Some(standing) || had_ended {
                 continue;
+            }
+            let was_put_back =
+                earlier.is_some_and(|earlier| matches!(earlier.state, MemberState::PuttingBack { .. }));
+            if let MemberState::PuttingBack { failed, .. } = &standing.state
+                && !was_put_back
+            {
+                news.push(News {
+                    kind: "job.putting-back",
+                    device: Some(member.device.clone()),
+                    detail: json!({ "rollout": id.0, "device": member.device.key(), "name": member.name,
+                                    "job": state.last_jobs.get(&(id, member.device.clone())).map(|job| job.0),
+                                    "state": standing.state.name(), "reason": failed.reason,
+                                    "text": show::putting_back(member, failed) }),
+                });
             }
             if let MemberState::Ended(ended) = &standing.state {
                 let (reason, text) = show::words(ended);

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use engine::{Report, Stop};
-use model::fleet::{Command, Event};
+use model::fleet::{Command, Event, MemberState};
 use model::id::{DeviceId, RolloutId};
 use model::inventory::State as Standing;
-use model::plan::Reason;
+use model::plan::{Member, Reason};
 use model::time::Now;
 use serde_json::json;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -49,6 +49,7 @@ impl Rollouts {
         let mut jobs = Jobs::default();
         let mut fleet_events = self.inner.fleet.events();
         let mut waiting = self.standings();
+        waiting.extend(self.quarantines());
         waiting.push(Event::Recovered);
         let mut wake: Option<Instant> = None;
         let mut measure = tokio::time::interval(MEASURE_EVERY);
@@ -183,6 +184,7 @@ impl Rollouts {
     fn carry_out(&self, command: Command, jobs: &mut Jobs, wake: &mut Option<Instant>) {
         match command {
             Command::Start { id, device, n_pushes } => self.begin(id, device, n_pushes, false, jobs),
+            Command::PutBack { id, device } => self.begin(id, device, 1, false, jobs),
             Command::Recover { id, device } => self.begin(id, device, 1, true, jobs),
             Command::Cancel { id, device, force } => {
                 let state = self.state();
@@ -216,15 +218,30 @@ impl Rollouts {
                 return;
             };
             let since_ms = match &standing.state {
-                model::fleet::MemberState::Running { since } => since.wall_ms,
+                MemberState::Running { since } | MemberState::PuttingBack { since, .. } => since.wall_ms,
                 _ => 0,
+            };
+            let back = matches!(standing.state, MemberState::PuttingBack { .. });
+            let rules = &rollout.plan().rules;
+            let (member, soak, permits, n_tries) = if back {
+                // By the method that has just brought it an image.
+                let n_tries = standing.n_tries.saturating_sub(1);
+                (
+                    self.member_back(member),
+                    rules.soak,
+                    rules.permits_back(),
+                    n_tries,
+                )
+            } else {
+                let soak = rollout.soak_of(&device);
+                (member.clone(), soak, rules.permits(), standing.n_tries)
             };
             let assignment = Assignment {
                 rollout: id,
-                member: member.clone(),
-                soak: rollout.soak_of(&device),
-                permits: rollout.plan().rules.permits(),
-                n_tries: standing.n_tries,
+                member,
+                soak,
+                permits,
+                n_tries,
                 max_pushes: n_pushes,
                 since_ms,
                 recover,
@@ -233,12 +250,25 @@ impl Rollouts {
                 job: None,
                 state: "looking",
                 acked_bytes: 0,
-                len_bytes: member.len_bytes,
+                len_bytes: assignment.member.len_bytes,
             };
             state.running.insert((id, device.clone()), Running { stop, live });
             assignment
         };
         self.spawn((id, device), assignment, stopped, jobs);
+    }
+
+    /// A member that gets what it ran before.
+    fn member_back(&self, member: &Member) -> Member {
+        let mut back = member.clone();
+        if let Some(image) = member.way_back {
+            let repository = &self.inner.repository;
+            let info = repository.inspected(&image).map(|(info, _, _)| info);
+            back.image_name = repository.name_of(image).unwrap_or_else(|| member.runs.clone());
+            back.len_bytes = info.map_or(member.len_bytes, |info| info.len_bytes);
+            back.image = image;
+        }
+        back
     }
 
     fn spawn(&self, key: Key, assignment: Assignment, stopped: watch::Receiver<Stop>, jobs: &mut Jobs) {
@@ -265,7 +295,16 @@ impl Rollouts {
             return Vec::new();
         };
         let event = match done {
-            Some(done) => self.after(&key, done),
+            Some(done) => {
+                let image = again.as_ref().map(|assignment| assignment.member.image);
+                // Before the end itself: nothing may begin in between.
+                let mut events = match image.filter(|_| done.is_against_image()) {
+                    Some(image) => self.quarantine_if_due(image).await,
+                    None => Vec::new(),
+                };
+                events.extend(self.after(&key, done));
+                events
+            }
             None => return self.after_fault(key, again, jobs).await,
         };
         let is_last = {

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::fleet::{Ended, MemberState, Rollout, State};
 use model::id::{DeviceId, JobId, RolloutId};
 use model::job::Job;
-use model::plan::{AtOnce, MaxFailures, Plan, Reason, Rules};
+use model::outcome::Outcome;
+use model::plan::{AtOnce, MaxFailures, Member, Plan, Reason, Rules};
 use model::time::Now;
 use serde_json::{Value, json};
 use store::{JobFilter, JobRow};
@@ -29,6 +30,20 @@ pub(super) fn words(ended: &Ended) -> (Option<String>, Option<String>) {
         }
         Ended::Cancelled => (None, Some("Cancelled before anything was sent.".to_owned())),
     }
+}
+
+/// What to do about a member that ended so.
+fn next_step(ended: &Ended) -> Option<String> {
+    match ended {
+        Ended::Outcome(outcome) => outcome.next_step.clone(),
+        Ended::Skipped(reason) | Ended::MissedWindow(reason) => Some(reason.next_step.clone()),
+        Ended::Cancelled => Some("Update it again when you like.".to_owned()),
+    }
+}
+
+/// What is told of a member while it is put back.
+pub(super) fn putting_back(member: &Member, failed: &Outcome) -> String {
+    format!("{} It is being put back to {}.", failed.text, member.runs)
 }
 
 /// The event that tells of a new state.
@@ -86,6 +101,7 @@ fn rules_view(rules: &Rules) -> RulesView {
         },
         when_back_until_ms: rules.when_back_until_ms,
         window: rules.window.as_ref().map(|window| window.name.clone()),
+        puts_back: rules.put_back,
     }
 }
 
@@ -234,14 +250,7 @@ impl Rollouts {
             let (reason, text, next_step) = match &standing.state {
                 MemberState::Ended(ended) => {
                     let (reason, text) = words(ended);
-                    let next_step = match ended {
-                        Ended::Outcome(outcome) => outcome.next_step.clone(),
-                        Ended::Skipped(reason) | Ended::MissedWindow(reason) => {
-                            Some(reason.next_step.clone())
-                        }
-                        Ended::Cancelled => Some("Update it again when you like.".to_owned()),
-                    };
-                    (reason, text, next_step)
+                    (reason, text, next_step(ended))
                 }
                 MemberState::Queued if !standing.online => (
                     Some("offline".to_owned()),
@@ -250,6 +259,9 @@ impl Rollouts {
                 ),
                 MemberState::Queued if waits_for_window => {
                     (Some("window".to_owned()), Some(waiting(rollout, now)), None)
+                }
+                MemberState::PuttingBack { failed, .. } => {
+                    (failed.reason.clone(), Some(putting_back(member, failed)), None)
                 }
                 MemberState::Waiting { .. } => (
                     Some("retry".to_owned()),

@@ -54,6 +54,9 @@ impl Rollouts {
             });
         }
         let mut images: Vec<Sha256> = plan.members.iter().map(|member| member.image).collect();
+        if plan.rules.put_back {
+            images.extend(plan.members.iter().filter_map(|member| member.way_back));
+        }
         images.sort_unstable();
         images.dedup();
         let rollout = Rollout::new(plan.clone());

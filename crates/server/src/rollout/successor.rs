@@ -52,10 +52,7 @@ impl Rollouts {
         let members = rollout.plan().members.iter().zip(rollout.members());
         let images: HashMap<DeviceId, Sha256> = members
             .filter(|(_, standing)| {
-                !matches!(
-                    standing.state,
-                    MemberState::Running { .. } | MemberState::Ended(_)
-                )
+                matches!(standing.state, MemberState::Queued | MemberState::Waiting { .. })
             })
             .map(|(member, _)| (member.device.clone(), member.image))
             .collect();

@@ -172,6 +172,8 @@ impl Rollouts {
             force: wanted.force || base.force,
             allow,
             mixed: wanted.yes || back || base.mixed,
+            // Whoever goes back is not brought forward again (RELIABILITY.md F91).
+            put_back: policy.put_back && !back,
             ..base
         })
     }
@@ -239,7 +241,7 @@ impl Rollouts {
     ) -> Result<Result<Sha256, Reason>, RolloutError> {
         Ok(match (planned.of(&known.id), wanted.kind) {
             (Some(digest), _) => Ok(digest),
-            (None, RolloutKind::Update) => newest(known, wanted.force),
+            (None, RolloutKind::Update) => newest(known, wanted.force, |digest| self.quarantined(digest)),
             (None, RolloutKind::Rollback) => {
                 self.images_before(known)
                     .await?
@@ -277,7 +279,7 @@ impl Rollouts {
             Ok(digest) => digest,
             Err(reason) => return Ok(Err(reason)),
         };
-        if let Some(reason) = self.barred(known, digest) {
+        if let Some(reason) = self.barred(known, digest).or_else(|| self.quarantined(digest)) {
             return Ok(Err(reason));
         }
         let held = match held.entry(digest) {
@@ -372,6 +374,12 @@ impl Rollouts {
             ));
         }
         self.barred(known, digest)
+    }
+
+    /// Why an image goes to no device any more.
+    pub(super) fn quarantined(&self, digest: Sha256) -> Option<Reason> {
+        let refusal = self.inner.repository.quarantine(digest)?;
+        Some(Reason::new(refusal.rule, refusal.text, refusal.next_step))
     }
 
     /// Pins and skips of the device, against this image.
@@ -486,7 +494,11 @@ impl Rollouts {
 }
 
 /// The newest image for a device, as the fleet has worked it out.
-fn newest(known: &Known, force: bool) -> Result<Sha256, Reason> {
+fn newest(
+    known: &Known,
+    force: bool,
+    quarantined: impl Fn(Sha256) -> Option<Reason>,
+) -> Result<Sha256, Reason> {
     let Some(offer) = &known.offer else {
         return Err(Reason::new(
             "no-firmware",
@@ -494,6 +506,10 @@ fn newest(known: &Known, force: bool) -> Result<Sha256, Reason> {
             "Bring one: reflash firmware add FILE.",
         ));
     };
+    let quarantine = offer.sha256.parse().ok().and_then(quarantined);
+    if let Some(reason) = quarantine.filter(|reason| offer.why_not.as_ref() == Some(&reason.text)) {
+        return Err(reason);
+    }
     if let Some(why_not) = offer.why_not.as_ref().filter(|_| !force) {
         return Err(Reason::new(
             "not-offered",

@@ -148,6 +148,9 @@ pub struct RulesView {
     pub when_back_until_ms: Option<i64>,
     /// The window in which updates begin; null where they begin at any time.
     pub window: Option<String>,
+    /// Whether a device that keeps restarting is put back to what it ran before, once.
+    #[serde(default)]
+    pub puts_back: bool,
 }
 
 /// A rollout without its devices.

@@ -154,6 +154,7 @@ pub fn firmware_row(image: &model::image::Image) -> store::FirmwareRow {
         approved_by: None,
         approved_ms: None,
         notes: None,
+        quarantine: None,
     }
 }
 

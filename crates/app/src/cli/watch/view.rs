@@ -155,6 +155,13 @@ impl View {
                 ..heard
             };
         }
+        // It had ended, and ended otherwise: what is counted has changed as well.
+        if event.kind == "job.corrected" {
+            return Heard {
+                reread: Reread::Now,
+                ..heard
+            };
+        }
         let device = detail.device.as_ref().or(event.device.as_ref());
         let member = device.and_then(|device| {
             self.rollout

@@ -255,6 +255,9 @@ impl Sim {
                     let at = self.clock + self.dice.seconds(60);
                     self.ahead_at(at, Happening::JobGoesOn(id, idx));
                 }
+                Command::PutBack { .. } => {
+                    self.require(false, "nothing is put back where the rules do not say so");
+                }
                 Command::Cancel { .. } => {}
                 Command::Wake { at } => {
                     self.require(at.boot > self.bed.now.boot, "a wake lies ahead");
