@@ -12,6 +12,14 @@ check *STAGES:
 test *ARGUMENTS:
     cargo test {{ if ARGUMENTS == "" { "--workspace" } else { ARGUMENTS } }}
 
+# Rollouts in virtual time against simulated devices, with misfortune of some thirty kinds: just torture 100000 SEED
+torture N="1000000" FIRST="0":
+    REFLASH_ROLLOUTS={{ N }} REFLASH_FIRST={{ FIRST }} cargo test --release -p model --test torture in_ten -- --nocapture
+
+# One of those worlds once more, with everything that happens in it
+replay SEED:
+    REFLASH_SEED={{ SEED }} cargo test -p model --test torture played_again -- --nocapture
+
 # Format all code
 fmt:
     cargo fmt --all

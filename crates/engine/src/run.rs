@@ -9,6 +9,7 @@ use model::image::{Image, Refusal};
 use model::job::{Act, Job, Order, Phase, Seen, next};
 use model::precheck::{Permits, Precheck, precheck};
 use model::progress::{Progress, PushPhase};
+use model::time::Now;
 use serde_json::{Value, json};
 use store::{Change, Event, JournalError, LeaseError, OpenJob, StoreError};
 use tokio::sync::watch;
@@ -120,6 +121,8 @@ struct Run<'a> {
     notes: Notes,
     unrecorded: Option<JournalError>,
     cancel_seen: bool,
+    /// When the lease was renewed last.
+    renewed: Now,
 }
 
 impl Engine {
@@ -164,6 +167,7 @@ impl Engine {
             notes,
             unrecorded: None,
             cancel_seen,
+            renewed: now,
         };
         (run.work.report)(Report::Begun(id));
         let (job, act) = next(run.job.clone(), seen, now);
@@ -220,9 +224,11 @@ impl Run<'_> {
                     unrecorded: self.unrecorded,
                 });
             }
-            let seen = match self.take_cancel() {
-                Some(seen) => seen,
-                None => self.perform(act).await?,
+            let seen = if let Some(seen) = self.take_cancel() {
+                seen
+            } else {
+                self.keep_lease(act == Act::Push).await?;
+                self.perform(act).await?
             };
             let before = self.job.phase.name();
             log_fault(&seen, self.id);
@@ -244,6 +250,21 @@ impl Run<'_> {
                 self.commit(step, json!(self.job.evidence), false).await?;
             }
         }
+    }
+
+    /// Renews the lease where that is due; before a push always, so that one who was asleep sends nothing under a lease that
+    /// another has taken (rules 3 and 5).
+    async fn keep_lease(&mut self, always: bool) -> Result<(), RunError> {
+        let now = self.engine.clock.now();
+        if !always && now.since(self.renewed) < RENEW_EVERY {
+            return Ok(());
+        }
+        match self.engine.renew(self.lease).await {
+            Ok(()) => self.renewed = now,
+            Err(LeaseError::Fenced) => return Err(RunError::Fenced),
+            Err(error) => tracing::warn!(%error, "the lease could not be renewed"),
+        }
+        Ok(())
     }
 
     fn tell_phase(&self) {
@@ -447,7 +468,8 @@ impl Run<'_> {
                 self.unrecorded = None;
                 Ok(())
             }
-            Err(JournalError::Fenced) => Err(RunError::Fenced),
+            // One who wakes late may find that another has ended its job.
+            Err(JournalError::Fenced | JournalError::Finished(_)) => Err(RunError::Fenced),
             Err(error) if self.job.bytes_left || finished => {
                 tracing::error!(%error, job = %self.id, "the journal cannot be written; the job goes on without it");
                 self.unrecorded = Some(error);
