@@ -87,6 +87,11 @@ bench *ARGUMENTS:
     cargo build --release -p app -p bench
     target/release/bench {{ ARGUMENTS }}
 
+# Kill the server at system calls, and let them fail; needs strace: just torture --points 100
+torture *ARGUMENTS:
+    cargo build -p app --bin reflash --example torture
+    target/debug/examples/torture {{ ARGUMENTS }}
+
 # How long a release build takes from nothing, in CPU seconds, and how large the program is
 build-cold:
     #!/usr/bin/env bash

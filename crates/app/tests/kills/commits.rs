@@ -128,12 +128,18 @@ async fn every_commit(case: Case, active: Arc<Semaphore>) {
     for n_events in N_EVENTS_BEFORE[case as usize]..=undisturbed.steps.len() {
         // Numbers shift from run to run, so that an event may have slipped between two.
         let missed = (!met.values().any(|n| *n == n_events)).then_some(Side::After);
-        let near = met.iter().filter(|(_, n)| **n <= n_events).map(|(k, _)| *k).max();
+        let exactly = met.iter().filter(|(_, n)| **n == n_events).map(|(k, _)| *k);
+        let last_before = met.iter().filter(|(_, n)| **n < n_events).map(|(k, _)| *k).max();
+        let near = exactly
+            .chain((0..3).map(|n| last_before.unwrap_or(1) + n))
+            .collect();
+        let near: Arc<Vec<u32>> = Arc::new(near);
         for side in missed.into_iter().chain([Side::BeforeNext]) {
             n_points += 1;
             let (active, undisturbed) = (Arc::clone(&active), Arc::clone(&undisturbed));
+            let near = Arc::clone(&near);
             all.spawn(async move {
-                at_event(case, n_events, side, near.unwrap_or(1), &undisturbed, &active).await;
+                at_event(case, n_events, side, &near, &undisturbed, &active).await;
             });
         }
     }
@@ -147,20 +153,21 @@ async fn every_commit(case: Case, active: Arc<Semaphore>) {
     );
 }
 
-/// Kills when jobs have exactly so many events on the disk; `near` is a commit about there.
+/// Kills when jobs have exactly so many events on the disk; `near` are commits about there.
 async fn at_event(
     case: Case,
     n_events: usize,
     side: Side,
-    near: u32,
+    near: &[u32],
     undisturbed: &Run,
     active: &Arc<Semaphore>,
 ) {
+    let mut near = near.iter().cycle();
     for n in 0..N_TRIES {
-        let goal = if n % 2 == 0 && n_events > N_EVENTS_BEFORE[case as usize] {
+        let goal = if n % 3 == 2 && n_events > N_EVENTS_BEFORE[case as usize] {
             Goal::Events(n_events)
         } else {
-            Goal::Commits((near + n / 2 % 3).saturating_sub(1).max(1))
+            Goal::Commits(*near.next().unwrap_or(&1))
         };
         let run = run(case, Some((goal, side)), Arc::clone(active)).await;
         assert_eq!(
