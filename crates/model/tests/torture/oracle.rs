@@ -67,8 +67,13 @@ fn sessions(world: &World, device: &Device, wrong: &mut Vec<String>) -> Vec<Hear
     let approved: Vec<Img> = world
         .planned
         .values()
-        .filter_map(|plan| member(plan, device.idx))
-        .map(|member| image_of(member.image))
+        .filter_map(|plan| Some((member(plan, device.idx)?, plan.rules.put_back)))
+        .flat_map(|(member, puts_back)| {
+            let way_back = member.way_back.filter(|_| puts_back);
+            [Some(member.image), way_back]
+        })
+        .flatten()
+        .map(image_of)
         .collect();
     for &(at, entry) in &device.log {
         let place = || format!("device {} at {}", device.idx, at);
@@ -164,7 +169,7 @@ fn counts(world: &World, heard: &[Heard], wrong: &mut Vec<String>) {
             .planned
             .values()
             .filter(|plan| member(plan, device.idx).is_some())
-            .map(|plan| usize::from(plan.rules.max_pushes.max(1)))
+            .map(|plan| usize::from(plan.rules.max_pushes.max(1)) + usize::from(plan.rules.put_back))
             .sum();
         if n_heard > permitted {
             wrong.push(format!(
@@ -216,7 +221,7 @@ fn turns(world: &World, wrong: &mut Vec<String>) {
         }
         let place = || format!("rollout {}, device {} at {}", turn.rollout, turn.device, turn.at);
         match &turn.state {
-            MemberState::Running { .. } => {
+            state if state.is_running() => {
                 let n_members = u32::try_from(plan.members.len()).unwrap();
                 if memory.held {
                     wrong.push(format!("I12 nothing begins after a stop: {}", place()));

@@ -54,7 +54,7 @@ const WALL: i64 = 1_793_491_200_000;
 const MAX_EVENTS: u64 = 2_000_000;
 
 /// Every misfortune that a world may meet.
-pub(crate) const FAULTS: [&str; 29] = [
+pub(crate) const FAULTS: [&str; 30] = [
     "addresses swap",
     "boot loop",
     "call-back lost",
@@ -81,6 +81,7 @@ pub(crate) const FAULTS: [&str; 29] = [
     "paused",
     "paused for longer than the lease",
     "power cut in mid-push",
+    "put back",
     "second server takes over",
     "transfer broken",
     "verdict lost",
@@ -193,6 +194,8 @@ struct Worker {
     device: usize,
     since: Now,
     recover: bool,
+    /// It brings back what the device ran before.
+    puts_back: bool,
     may_push: u8,
     stage: Stage,
     epoch: u64,
@@ -410,7 +413,7 @@ impl World {
                     len_bytes: 1,
                     methods: vec![Method::new("espota")],
                     estimate: millis(2 * MINUTE),
-                    way_back: None,
+                    way_back: dice.chance(80).then(|| digests()[0]),
                     weak: false,
                     interrupts: None,
                 }),
@@ -449,6 +452,7 @@ impl World {
             max_tries: dice.small(1, 3),
             max_pushes: dice.small(1, 3),
             retry_after: millis(dice.between(5, 60) * SECOND),
+            put_back: dice.chance(50),
             ..Rules::default()
         };
         plan(&facts, rules)
@@ -862,10 +866,9 @@ impl World {
                     let kept = store.rollouts.get_mut(&id).unwrap();
                     kept.course = course;
                     // Who ends makes room for who begins.
-                    members
-                        .sort_by_key(|(_, standing)| matches!(standing.state, MemberState::Running { .. }));
+                    members.sort_by_key(|(_, standing)| standing.state.is_running());
                     for (idx, standing) in members {
-                        let runs = |state: &MemberState| matches!(state, MemberState::Running { .. });
+                        let runs = MemberState::is_running;
                         if runs(&standing.state) != runs(&kept.members[idx].state) {
                             store.turns.push(Turn {
                                 at,
@@ -937,20 +940,24 @@ impl World {
                 // A moment of less than a millisecond ahead is rounded up.
                 self.later(Ms::try_from(wait).unwrap() + 1, event);
             }
-            #[allow(unreachable_patterns, reason = "commands that this world does not play yet")]
-            _ => {}
+            Command::PutBack { id, device } => {
+                self.hit("put back");
+                self.begin(server, id, idx_of(&device), 1, false);
+            }
         }
     }
 
     fn begin(&mut self, server: usize, rollout: RolloutId, device: usize, may_push: u8, recover: bool) {
-        let since = self.servers[server]
+        let now = self.now(server);
+        let standing = self.servers[server]
             .fleet
             .rollout(rollout)
-            .and_then(|rollout| rollout.member(&id_of(device)))
-            .map_or(self.now(server), |(_, standing)| match standing.state {
-                MemberState::Running { since } => since,
-                _ => self.now(server),
-            });
+            .and_then(|rollout| rollout.member(&id_of(device)));
+        let (since, puts_back) = match standing.map(|(_, standing)| &standing.state) {
+            Some(MemberState::Running { since }) => (*since, false),
+            Some(MemberState::PuttingBack { since, .. }) => (*since, true),
+            _ => (now, false),
+        };
         let number = self.number();
         self.say(|| {
             format!(
@@ -965,6 +972,7 @@ impl World {
                 device,
                 since,
                 recover,
+                puts_back,
                 may_push,
                 stage: Stage::Leasing { since: self.at },
                 epoch: 0,
@@ -1053,6 +1061,8 @@ impl World {
         self.say(|| format!("device {device} {what:?}"));
         let fate = match self.devices[device].staged {
             None => Fate::Good,
+            // What it ran at first has run well.
+            Some(0) => Fate::Good,
             Some(image) => {
                 let dice = &mut self.dice;
                 *self
@@ -1092,6 +1102,9 @@ impl World {
                 if fate == Fate::BootLoop {
                     self.hit("boot loop");
                     self.devices[device].n_loops = 12;
+                }
+                if self.devices[device].staged.is_some() && fate != Fate::BootLoop {
+                    self.devices[device].n_loops = 0;
                 }
                 self.devices[device].boot(self.at, fate);
                 self.presence_soon(device);
@@ -1387,7 +1400,7 @@ impl World {
         };
         let (device, server, rollout, recover) =
             (worker.device, worker.server, worker.rollout, worker.recover);
-        let since_wall = worker.since.wall_ms;
+        let (since_wall, puts_back) = (worker.since.wall_ms, worker.puts_back);
         let now = self.now(server);
         let boot_id = self.servers[server].boot_id;
         let mut rows = self.store.jobs.iter().enumerate().rev();
@@ -1406,10 +1419,12 @@ impl World {
             return self.run_job(number, row, job, seen, settles);
         }
         if recover {
-            let last =
-                self.store.jobs.iter().rfind(|row| {
-                    row.device == device && row.rollout == rollout && row.begun_wall >= since_wall
-                });
+            let last = self.store.jobs.iter().rfind(|row| {
+                row.device == device
+                    && row.rollout == rollout
+                    && row.begun_wall >= since_wall
+                    && (row.image == 0) == puts_back
+            });
             let done = match last.and_then(|row| Some((row.outcome.clone()?, row.n_pushes))) {
                 Some((outcome, n_pushes)) => Done::Ended(outcome, n_pushes),
                 None => Done::Nothing,
@@ -1435,7 +1450,12 @@ impl World {
             .members
             .iter()
             .find(|member| member.device == id_of(device));
-        let image = image_of(member.unwrap().image);
+        let member = member.unwrap();
+        let image = image_of(if worker.puts_back {
+            member.way_back.unwrap()
+        } else {
+            member.image
+        });
         let soak = self.servers[server]
             .fleet
             .rollout(rollout)
