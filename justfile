@@ -12,8 +12,8 @@ check *STAGES:
 test *ARGUMENTS:
     cargo test {{ if ARGUMENTS == "" { "--workspace" } else { ARGUMENTS } }}
 
-# Rollouts in virtual time against simulated devices, with misfortune of some thirty kinds: just torture 100000 SEED
-torture N="1000000" FIRST="0":
+# Rollouts in virtual time against simulated devices, with misfortune of some thirty kinds: just torture-worlds 100000 SEED
+torture-worlds N="1000000" FIRST="0":
     REFLASH_ROLLOUTS={{ N }} REFLASH_FIRST={{ FIRST }} cargo test --release -p model --test torture in_ten -- --nocapture
 
 # One of those worlds once more, with everything that happens in it
@@ -87,8 +87,8 @@ bench *ARGUMENTS:
     cargo build --release -p app -p bench
     target/release/bench {{ ARGUMENTS }}
 
-# Kill the server at system calls, and let them fail; needs strace: just torture --points 100
-torture *ARGUMENTS:
+# Kill the server at system calls, and let them fail; needs strace: just torture-kills --points 100
+torture-kills *ARGUMENTS:
     cargo build -p app --bin reflash --example torture
     target/debug/examples/torture {{ ARGUMENTS }}
 
@@ -100,3 +100,6 @@ build-cold:
     trap 'rm -rf "$built"' EXIT
     time CARGO_TARGET_DIR=$built cargo build --release
     ls -l "$built/release/reflash"
+
+# Both: a million worlds, then every point of the real server (some hours)
+torture: torture-worlds torture-kills

@@ -1,6 +1,6 @@
 //! Kills the server at system calls, and lets system calls fail: one job by espota, one by HTTP, one of a ventilation unit.
 //!
-//! Not part of CI: `just torture` runs it. It needs `strace`, and the right to trace (root, or a child of its own).
+//! Not part of CI: `just torture-kills` runs it. It needs `strace`, and the right to trace (root, or a child of its own).
 //! strace attaches to the server when everything is ready, so that only the calls of the job count; it counts them for each
 //! thread by itself, and each thread that gets so far is a point.
 #![allow(

@@ -1,7 +1,7 @@
 //! Rollouts in virtual time, by the thousand: plan, fleet, job and outcome as they are, against devices that were written
 //! apart from them, with some thirty kinds of misfortune, each world from one seed.
 //!
-//! - `cargo test -p model --test torture` plays 10,000 worlds; `just torture N` as many as you like.
+//! - `cargo test -p model --test torture` plays 10,000 worlds; `just torture-worlds N` as many as you like.
 //! - A world that breaks an invariant prints the command that plays it again, with everything that happens in it.
 
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]

@@ -35,9 +35,7 @@ pub(super) fn window_view(rollout: &Rollout, now: Now) -> Option<RolloutWindowVi
 pub(super) fn held(rollout: &Rollout, now: Now, verdict: Verdict) -> Option<RefusalView> {
     let waits = |state: &MemberState| matches!(state, MemberState::Queued | MemberState::Waiting { .. });
     let members = rollout.members();
-    let goes_on = members
-        .iter()
-        .any(|standing| matches!(standing.state, MemberState::Running { .. }));
+    let goes_on = members.iter().any(|standing| standing.state.is_running());
     if rollout.is_over() || goes_on || !members.iter().any(|standing| waits(&standing.state)) {
         return None;
     }

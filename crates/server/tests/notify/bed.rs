@@ -66,6 +66,7 @@ impl Bed {
         let site = Site {
             dialer: Dialer::new(Networks::new([]), None).into(),
             callback: None,
+            pull: None,
         };
         let families = families::all(&site, &Ways::default());
         let repository = Repository::open(
