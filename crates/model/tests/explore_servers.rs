@@ -1474,7 +1474,7 @@ fn two_jobs_by_two_servers_of_which_one_wakes_late_break_no_invariant() {
 #[test]
 fn one_job_by_two_servers_with_everything_against_it_breaks_no_invariant() {
     let explorer = explore(
-        "one job, each of six things once",
+        "one job, each of five things once",
         World {
             n_jobs: 1,
             may: Budget {

@@ -221,7 +221,7 @@ fn turns(world: &World, wrong: &mut Vec<String>) {
         }
         let place = || format!("rollout {}, device {} at {}", turn.rollout, turn.device, turn.at);
         match &turn.state {
-            state if state.is_running() => {
+            MemberState::Running { .. } => {
                 let n_members = u32::try_from(plan.members.len()).unwrap();
                 if memory.held {
                     wrong.push(format!("I12 nothing begins after a stop: {}", place()));
@@ -246,12 +246,15 @@ fn turns(world: &World, wrong: &mut Vec<String>) {
             }
             left => {
                 memory.n_running -= 1;
-                if let MemberState::Ended(Ended::Outcome(outcome)) = left {
-                    memory.n_proven += u32::from(outcome.ending.is_success());
-                    if model::fleet::is_failure(outcome.ending) {
-                        memory.n_failed += 1;
-                        memory.canary_failed |= turn.wave == 0 && plan.n_canaries > 0;
-                    }
+                let ending = match left {
+                    MemberState::Ended(Ended::Outcome(outcome)) => Some(outcome.ending),
+                    MemberState::PuttingBack { .. } => Some(Ending::Failed),
+                    _ => None,
+                };
+                memory.n_proven += u32::from(ending.is_some_and(Ending::is_success));
+                if ending.is_some_and(model::fleet::is_failure) {
+                    memory.n_failed += 1;
+                    memory.canary_failed |= turn.wave == 0 && plan.n_canaries > 0;
                 }
             }
         }

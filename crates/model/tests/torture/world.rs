@@ -188,6 +188,10 @@ enum Stage {
     },
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what was asked for, and what was heard since"
+)]
 struct Worker {
     server: usize,
     rollout: RolloutId,
@@ -868,7 +872,8 @@ impl World {
                     // Who ends makes room for who begins.
                     members.sort_by_key(|(_, standing)| standing.state.is_running());
                     for (idx, standing) in members {
-                        let runs = MemberState::is_running;
+                        // One that is put back has failed already.
+                        let runs = |state: &MemberState| matches!(state, MemberState::Running { .. });
                         if runs(&standing.state) != runs(&kept.members[idx].state) {
                             store.turns.push(Turn {
                                 at,
@@ -1060,9 +1065,8 @@ impl World {
     fn power(&mut self, device: usize, what: Power) {
         self.say(|| format!("device {device} {what:?}"));
         let fate = match self.devices[device].staged {
-            None => Fate::Good,
             // What it ran at first has run well.
-            Some(0) => Fate::Good,
+            None | Some(0) => Fate::Good,
             Some(image) => {
                 let dice = &mut self.dice;
                 *self
