@@ -76,7 +76,7 @@ impl Receiver {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (mode, got) = (Arc::clone(&mode), Arc::clone(&got));
-                std::thread::spawn(move || answer(stream, &mode, &got));
+                std::thread::spawn(move || answer(&stream, &mode, &got));
             }
         });
         receiver
@@ -121,8 +121,8 @@ fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
-fn answer(stream: TcpStream, mode: &Mutex<Mode>, got: &Mutex<Vec<Got>>) {
-    let Some(request) = read(&stream) else { return };
+fn answer(stream: &TcpStream, mode: &Mutex<Mode>, got: &Mutex<Vec<Got>>) {
+    let Some(request) = read(stream) else { return };
     // As it behaves when the request is there.
     let behaves = mode.lock().unwrap().clone();
     got.lock().unwrap().push(request);
@@ -144,7 +144,7 @@ fn answer(stream: TcpStream, mode: &Mutex<Mode>, got: &Mutex<Vec<Got>>) {
         }
     };
     // Whoever asks may be gone.
-    let _ = (&stream).write_all(answer.as_bytes());
+    let _ = { stream }.write_all(answer.as_bytes());
 }
 
 fn read(stream: &TcpStream) -> Option<Got> {
