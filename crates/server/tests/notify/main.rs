@@ -1,5 +1,9 @@
 //! Telling a web hook and a broker over real sockets: what arrives, what is tried again, and what nobody may ever see.
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests are tests, and say what they leave out"
+)]
 
 mod bed;
 #[path = "../../../net/tests/common/mod.rs"]

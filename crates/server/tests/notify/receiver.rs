@@ -144,8 +144,7 @@ fn answer(stream: &TcpStream, mode: &Mutex<Mode>, got: &Mutex<Vec<Got>>) {
         }
     };
     // Whoever asks may be gone.
-    let mut stream = stream;
-    let _ = stream.write_all(answer.as_bytes());
+    let _ = { stream }.write_all(answer.as_bytes());
 }
 
 fn read(stream: &TcpStream) -> Option<Got> {
