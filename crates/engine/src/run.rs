@@ -318,7 +318,12 @@ impl Run<'_> {
                     self.put_back_after_failure().await;
                     return Err(error);
                 }
-                Seen::Committed
+                // Where bytes of an earlier push have left, the job goes on without its journal, but pushes no more.
+                if self.unrecorded.is_some() {
+                    Seen::NotCommitted
+                } else {
+                    Seen::Committed
+                }
             }
             Act::Push => {
                 let begun = self.engine.clock.now();

@@ -234,6 +234,8 @@ pub enum Seen {
     Checked(Result<(Snapshot, Precheck, Option<Undo>), Fault>),
     /// What was to be committed is durable.
     Committed,
+    /// The intent of another push could not be stored: it must not begin.
+    NotCommitted,
     /// The device was made ready and read once more.
     Prepared(Result<Snapshot, Fault>),
     /// The push ended.

@@ -55,6 +55,10 @@ pub fn next(mut job: Job, seen: Seen, now: Now) -> (Job, Act) {
             job.phase = Phase::Pushing;
             (job, Act::Push)
         }
+        (Phase::CommittingIntent, Seen::NotCommitted) => {
+            job.n_pushes = job.n_pushes.saturating_sub(1);
+            not_begun(job, not_stored())
+        }
         (Phase::Pushing, Seen::Pushed { result, took }) => pushed(job, result, took, now),
         (Phase::Watching { end, since, gone_at }, Seen::Looked(result)) => {
             watched(job, end, since, gone_at, result, now)
@@ -145,6 +149,15 @@ fn cancelled() -> Outcome {
         Reason::Cancelled.name(),
         "Cancelled before the first byte; the device runs what it ran before.",
         "Push again when you like.",
+    )
+}
+
+fn not_stored() -> Outcome {
+    Outcome::because(
+        Ending::Refused,
+        "not stored",
+        "What was about to be done could not be stored, so it was not done; the device runs what it ran before.",
+        "Look at the room and the rights of the data folder: reflash doctor. Then push again.",
     )
 }
 

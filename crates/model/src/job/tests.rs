@@ -883,6 +883,14 @@ fn a_second_push_that_does_not_begin_is_kept_old_for_bytes_had_gone_out() {
 }
 
 #[test]
+fn without_a_stored_intent_there_is_no_second_push() {
+    let mut bench = after_one_death();
+    bench.prepare().see(Seen::NotCommitted).restore();
+    bench.assert_ended(Ending::KeptOld, Some("not stored"));
+    assert_eq!(bench.job.n_pushes, 1);
+}
+
+#[test]
 fn a_cancel_before_the_second_push_does_not_say_that_no_byte_was_sent() {
     let mut bench = after_one_death();
     bench.see(Seen::Cancel).restore();
