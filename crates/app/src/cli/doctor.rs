@@ -1059,9 +1059,9 @@ mod tests {
 
     #[test]
     fn keys_that_nothing_comes_of_are_told() {
-        let (_folder, checks, config) = read("policy: { rollback: never, auto_enroll: false }\n");
+        let (_folder, checks, config) = read("mqtt: { broker: \"mqtts://broker\", discovery: true }\n");
         assert!(config.is_some());
-        check(&checks, "without-effect", Standing::Warning, ": policy.rollback.");
+        check(&checks, "without-effect", Standing::Warning, ": mqtt.discovery.");
     }
 
     #[test]
