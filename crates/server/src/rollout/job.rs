@@ -63,7 +63,7 @@ impl Rollouts {
     /// Does one job. The device is not looked at by others meanwhile.
     pub(super) async fn work(&self, assignment: &Assignment, mut stop: watch::Receiver<Stop>) -> Done {
         let id = &assignment.member.device;
-        let lease = match self.lease(id, &mut stop).await {
+        let lease = match self.lease(id, assignment.recover, &mut stop).await {
             Ok(lease) => lease,
             Err(done) => return done,
         };
@@ -75,7 +75,16 @@ impl Rollouts {
     }
 
     /// The right to work on the device; others are waited for.
-    async fn lease(&self, id: &DeviceId, stop: &mut watch::Receiver<Stop>) -> Result<Lease, Done> {
+    ///
+    /// What an earlier process has left may have been sent already: nobody can call that off, and it is waited for as long as it
+    /// takes, as only a look at the device ends it.
+    async fn lease(
+        &self,
+        id: &DeviceId,
+        recover: bool,
+        stop: &mut watch::Receiver<Stop>,
+    ) -> Result<Lease, Done> {
+        let called_off = if recover { Stop::Leave } else { Stop::Cancel };
         let begun = tokio::time::Instant::now();
         loop {
             let by = match self.inner.engine.lease(id).await {
@@ -86,7 +95,7 @@ impl Rollouts {
                     return Err(Done::before(not_stored(&error)));
                 }
             };
-            if begun.elapsed() >= OTHER_HANDS {
+            if !recover && begun.elapsed() >= OTHER_HANDS {
                 return Err(Done::before(Outcome::because(
                     Ending::Failed,
                     "in other hands",
@@ -100,7 +109,7 @@ impl Rollouts {
             // Both arms only wait.
             tokio::select! {
                 () = tokio::time::sleep(ASK_AGAIN) => {}
-                stopped = stop.wait_for(|stop| *stop >= Stop::Cancel) => {
+                stopped = stop.wait_for(|stop| *stop >= called_off) => {
                     return Err(match stopped.map(|stop| *stop) {
                         Ok(Stop::Leave) | Err(_) => Done::Left,
                         Ok(_) => Done::before(cancelled()),
