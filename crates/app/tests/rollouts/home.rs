@@ -155,7 +155,6 @@ impl Home {
             first.http_port(),
             first.ota_port(),
         );
-        text.insert_str(0, &plan.more);
         if plan.listed {
             let devices = self.devices.iter().enumerate().map(|(idx, device)| {
                 let group = plan.groups.get(idx).map(|group| format!(", group: {group}"));
