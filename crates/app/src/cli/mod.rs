@@ -188,7 +188,7 @@ fn in_runtime(command: Command) -> Result<Exit, Trouble> {
     runtime.block_on(async {
         match command {
             Command::Demo(arguments) => demo::run(arguments).await,
-            Command::Serve(arguments) => serve::run(arguments).await,
+            Command::Serve(arguments) => Box::pin(serve::run(arguments)).await,
             Command::Push(arguments) => push::run(*arguments).await,
             Command::Device(arguments) => device::run(*arguments).await,
             Command::Firmware(arguments) => firmware::run(*arguments).await,
