@@ -1,5 +1,6 @@
 //! Reads what happens, and sends what comes of it; each receiver by itself, so that none holds up another, nor anything else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::chain::chain;
@@ -287,16 +288,22 @@ impl Notifier {
     async fn became(
         &self,
         receiver: Receiver,
-        settings: &Settings,
+        settings: &Arc<Settings>,
         message: &Message,
         sent: Result<(), Undelivered>,
     ) {
         let boot = self.inner.clock.now().boot;
         let result = if sent.is_ok() { "sent" } else { "failed" };
         self.inner.metrics.notified(receiver.name(), result);
+        let is_of_old_settings = !Arc::ptr_eq(settings, &self.settings());
         let after = {
             let mut desk = self.desk();
             match sent {
+                // What the old place says is nothing to the new one.
+                Err(_) if is_of_old_settings => {
+                    desk.queue(receiver).hurry();
+                    Some(After::Kept)
+                }
                 Ok(()) => {
                     desk.queue(receiver).arrived(&message.id);
                     None

@@ -278,6 +278,19 @@ async fn another_secret_and_another_address_take_effect_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_address_is_not_held_up_by_what_the_old_one_says_later() {
+    let (first, second) = (Receiver::start(Mode::Hangs), Receiver::well());
+    let mut settings = hook(&first.url(), None);
+    settings.pace.pauses = [Duration::from_hours(1); 4];
+    let bed = Bed::start(settings).await;
+    bed.halts(1).await;
+    first.until(1).await;
+    bed.notifier.apply(hook(&second.url(), None));
+    first.behave(Mode::Says(500, String::new()));
+    second.until(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_failures_is_two_messages() {
     let receiver = Receiver::well();
     let mut settings = hook(&receiver.url(), None);
