@@ -48,6 +48,8 @@ describe("the page", { concurrency: 2 }, () => {
       const flat = FLATS[n];
       const page = await open(browser, world.url, look);
       const shot = (name) => shots && page.screenshot({ path: `${shots}/${name}-${look.width}-${look.scheme}.png` });
+      // Until its scripts are there the page is empty.
+      await page.getByLabel("Token").waitFor();
       await isSound(page, "sign-in");
       await page.getByLabel("Token").fill("rfl_wrong");
       await page.getByRole("button", { name: "Sign in" }).click();

@@ -68,8 +68,10 @@ async fn what_cannot_be_stored_is_not_begun_wherever_the_disk_is_full() {
     let mut n_refused = 0;
     let id = loop {
         home.start().await;
-        home.until_device(1, "online", |device| device["state"] == "online")
-            .await;
+        for idx in 0..2 {
+            home.until_device(idx, "online", |device| device["state"] == "online")
+                .await;
+        }
         // A little more room each time: each write that belongs to it is once the first that fails.
         home.limit_files(Some(home.journal_len() + n_refused * PAGE_LEN));
         let answer = home.post("rollouts", &wanted);

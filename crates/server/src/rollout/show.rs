@@ -235,7 +235,7 @@ impl Rollouts {
         Some(self.view(id, &about, &rollout, jobs))
     }
 
-    fn view(
+    pub(super) fn view(
         &self,
         id: RolloutId,
         about: &About,

@@ -1,5 +1,7 @@
 //! What people ask of rollouts: plan, begin, pause, go on, abort, stop everything, cancel one device.
 
+use std::collections::BTreeMap;
+
 use model::fleet::{Event, MemberState, Rollout, State};
 use model::id::{DeviceId, JobId, RolloutId, Sha256};
 use model::plan::LeftOut;
@@ -110,7 +112,7 @@ impl Rollouts {
         };
         let id = self.inner.store.create_rollout(&new, &members).await;
         let id = id.map_err(|error| RolloutError::store(&error))?;
-        self.state().about.insert(id, about);
+        self.state().about.insert(id, about.clone());
         // What is handed over leaves the old one before the new one has it.
         let mut events = taken_over.map_or_else(Vec::new, |old| old.handed_over(id));
         events.push(Event::Add(id, plan));
@@ -119,7 +121,9 @@ impl Rollouts {
             // It is kept, so it happens: it begins as soon as something can be stored again, or with the next start.
             self.later(events);
         }
-        self.show(id).await
+        // That it cannot be read again just now takes nothing back.
+        let shown = self.show(id).await;
+        Ok(shown.unwrap_or_else(|_| self.view(id, &about, &rollout, &BTreeMap::new())))
     }
 
     /// How the devices of a rollout stand by now.
