@@ -16,6 +16,7 @@ fn family() -> &'static Arc<dyn Family> {
         let site = Site {
             dialer: Arc::new(Dialer::new(Networks::private(), None)),
             callback: None,
+            pull: None,
         };
         families::all(&site, &Ways::default())
             .into_iter()
