@@ -959,21 +959,20 @@ mod tests {
         assert!(!format!("{checks:?}").contains("cAnArY"));
     }
 
+    #[expect(clippy::disallowed_methods, reason = "it is a foreign program")]
+    fn foreign_listener() -> std::net::TcpListener {
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap()
+    }
+
     #[tokio::test]
     async fn a_web_hook_is_told_by_its_host_alone_and_a_silent_one_is_a_warning() {
-        let (holder, accepting) = Callback::new(Ipv4Addr::LOCALHOST.into(), 0);
-        let looking = async {
-            let port = holder.expect([127, 0, 0, 9].into()).await.unwrap().port;
-            let (_folder, mut checks, config) = read(&format!(
-                "notify: {{ webhook: {{ url: \"http://127.0.0.1:{port}/hook/cAnArY?key=cAnArY\", secret: cAnArY }}, about: [lost] }}\n"
-            ));
-            notifications(&mut checks, &config.unwrap()).await;
-            (checks, port)
-        };
-        let (mut checks, port) = tokio::select! {
-            looked = looking => looked,
-            () = accepting => panic!("the listener ended"),
-        };
+        let listener = foreign_listener();
+        let port = listener.local_addr().unwrap().port();
+        let (_folder, mut checks, config) = read(&format!(
+            "notify: {{ webhook: {{ url: \"http://127.0.0.1:{port}/hook/cAnArY?key=cAnArY\", secret: cAnArY }}, about: [lost] }}\n"
+        ));
+        notifications(&mut checks, &config.unwrap()).await;
+        drop(listener);
         let place = format!("http://127.0.0.1:{port}");
         let text = format!("The web hook at {place} can be reached; it is told of: lost.");
         check(&checks, "notify", Standing::Ok, &text);
