@@ -14,15 +14,30 @@ fuzz_target!(|text: &str| {
             assert!(config.diff(&config).is_empty());
             for range in config.families.iter().flat_map(|family| &family.scan_ranges) {
                 assert!(range.max_prefix_len() - range.prefix_len() <= 16);
-                assert!(config.server.allowed_networks.iter().any(|network| network.contains(range)));
+                assert!(
+                    config
+                        .server
+                        .allowed_networks
+                        .iter()
+                        .any(|network| network.contains(range))
+                );
             }
             let _ = (config.warnings(), Config::default().diff(&config));
         }
         Err(error) => {
             assert!(!error.problems.is_empty());
-            assert!(error.problems.iter().all(|problem| !problem.text.is_empty() && !problem.help.is_empty()));
+            assert!(
+                error
+                    .problems
+                    .iter()
+                    .all(|problem| !problem.text.is_empty() && !problem.help.is_empty())
+            );
             let told = error.to_string();
-            assert!(told.chars().all(|character| character == '\n' || !character.is_control()), "{told}");
+            assert!(
+                told.chars()
+                    .all(|character| character == '\n' || !character.is_control()),
+                "{told}"
+            );
             assert!(told.len() < 64 * 1024);
         }
     }
