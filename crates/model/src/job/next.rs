@@ -7,7 +7,9 @@ use crate::device::{Ota, Snapshot};
 use crate::family::{Fault, FaultKind, Label, Reach, Reason, Undo, Verdict};
 use crate::id::{DeviceId, Strength};
 use crate::installed::Standing;
-use crate::outcome::{Away, BOOT_LOOP, End, Ending, Outcome, before_first_byte, no_uptime, outcome};
+use crate::outcome::{
+    Away, BOOT_LOOP, End, Ending, NOT_APPLIED, Outcome, before_first_byte, no_uptime, not_watched, outcome,
+};
 use crate::precheck::Precheck;
 use crate::time::Now;
 
@@ -223,7 +225,7 @@ fn checked(
     if snapshot.id != job.order.device {
         return give_up(job, other_device(&snapshot.id));
     }
-    job.evidence.before = Some(Look { snapshot, at: now });
+    job.evidence.before = Some(Look::new(snapshot, now));
     job.overridden = precheck
         .overridden
         .iter()
@@ -304,7 +306,7 @@ fn prepared(mut job: Job, result: Result<Snapshot, Fault>, now: Now) -> (Job, Ac
         );
         return not_begun(job, before_first_byte(&fault));
     }
-    job.evidence.before = Some(Look { snapshot, at: now });
+    job.evidence.before = Some(Look::new(snapshot, now));
     // Rule 1, second half: intent and number are durable before the first byte.
     job.n_pushes += 1;
     job.phase = Phase::CommittingIntent;
@@ -375,7 +377,7 @@ fn watched(
             return (job, watch);
         }
     };
-    let look = Look { snapshot, at: now };
+    let look = Look::new(snapshot, now);
     let before = job.evidence.before.as_ref();
     let stands_still = gone_at.is_none() && before.is_some_and(|before| before.stands_still_until(&look));
     let restarted = before
@@ -436,9 +438,13 @@ fn watched(
     } else {
         label
     };
+    // This machine has itself restarted meanwhile, and cannot say how long it was away.
+    let cannot_compare =
+        restarted.is_none() && before.is_some_and(|before| before.is_of_another_boot_than(&look));
     let judged = match outcome(&end, away, &label) {
         // "It never restarted" takes an uptime that runs, or a device without one that was watched all the time.
         judged if stands_still && judged.ending == Ending::Failed => no_uptime(),
+        judged if cannot_compare && judged.reason.as_deref() == Some(NOT_APPLIED) => not_watched(&label),
         judged => judged,
     };
     if may_push_again(&job, &end, &judged) {
@@ -506,7 +512,7 @@ fn soaked(
         job.phase = Phase::Soaking(soak);
         return (job, watch);
     };
-    let look = Look { snapshot, at: now };
+    let look = Look::new(snapshot, now);
     job.evidence.after = Some(look.clone());
     // Without an uptime a silence is all there is, and that may be the network's: no boot loop is read into it.
     if soak.last.restarted_until(&look) == Some(true) {
