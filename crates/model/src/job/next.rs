@@ -380,9 +380,13 @@ fn watched(
     let look = Look::new(snapshot, now);
     let before = job.evidence.before.as_ref();
     let stands_still = gone_at.is_none() && before.is_some_and(|before| before.stands_still_until(&look));
+    // This machine has itself restarted meanwhile, and cannot say how long it was away.
+    let blind = before.is_some_and(|before| before.is_of_another_boot_than(&look));
     let restarted = before
         .filter(|_| !stands_still)
-        .and_then(|before| before.restarted_until(&look));
+        .and_then(|before| before.restarted_until(&look))
+        // `since` came over as the latest that it can have been.
+        .or((blind && look.seems_booted_after(since)).then_some(true));
     // Where no uptime tells, only a silence can: a look that was merely lost must not count as one.
     let was_away = |gone_at: Now| now.since(gone_at) >= timing.look_every * MIN_SILENT_LOOKS;
     let gone_at = gone_at.filter(|gone_at| restarted.is_some() || was_away(*gone_at));
@@ -392,8 +396,9 @@ fn watched(
         // It had only just booted before the push, so two moments of boot are too near to be told apart.
         Some(false) if said_yes_and_went && look.seems_booted_after(since) => Away::Restarted,
         Some(false) => Away::Stayed,
-        // After a broken push silence proves nothing: the device does not answer while it receives.
-        None if said_yes_and_went => Away::Restarted,
+        // After a broken push silence proves nothing: the device does not answer while it receives. Neither does it where an
+        // uptime could tell of the restart, but for its beginning.
+        None if said_yes_and_went && (!blind || look.snapshot.uptime.is_none()) => Away::Restarted,
         None => Away::Untold,
     };
     if let (Away::Restarted, gone_at) = (away, gone_at) {
@@ -444,7 +449,9 @@ fn watched(
     let judged = match outcome(&end, away, &label) {
         // "It never restarted" takes an uptime that runs, or a device without one that was watched all the time.
         judged if stands_still && judged.ending == Ending::Failed => no_uptime(),
-        judged if cannot_compare && judged.reason.as_deref() == Some(NOT_APPLIED) => not_watched(&label),
+        judged if blind && restarted.is_none() && judged.reason.as_deref() == Some(NOT_APPLIED) => {
+            not_watched(&label)
+        }
         judged => judged,
     };
     if may_push_again(&job, &end, &judged) {

@@ -1287,6 +1287,25 @@ fn over_a_reboot_of_this_machine_a_silent_device_is_waited_for_as_long_as_it_may
     }
 }
 
+/// Two looks that were lost are no restart of a device that tells its uptime.
+#[test]
+fn over_a_reboot_of_this_machine_silence_is_no_restart_unless_the_uptime_began_after_it() {
+    for (uptime_s, is_restart) in [(9_000, false), (20, true)] {
+        let mut bench = Bench::new();
+        bench.booted = bench.now;
+        bench.until_pushing().push(ok());
+        host_reboot(&mut bench, 60, 300);
+        bench.wait(2).silence().wait(2).silence().wait(40);
+        look_up_for(&mut bench, OLD, Duration::from_secs(uptime_s), Label::Unmoved);
+        if is_restart {
+            assert_eq!(bench.job.phase.name(), "soaking");
+        } else {
+            bench.restore();
+            bench.assert_ended(Ending::Unverified, Some("restart not seen"));
+        }
+    }
+}
+
 /// A look that was lost just before the machine went down is no silence, however long the machine was down.
 #[test]
 fn a_device_without_an_uptime_is_not_called_away_for_the_time_in_which_nobody_looked() {
