@@ -443,9 +443,6 @@ fn watched(
     } else {
         label
     };
-    // This machine has itself restarted meanwhile, and cannot say how long it was away.
-    let cannot_compare =
-        restarted.is_none() && before.is_some_and(|before| before.is_of_another_boot_than(&look));
     let judged = match outcome(&end, away, &label) {
         // "It never restarted" takes an uptime that runs, or a device without one that was watched all the time.
         judged if stands_still && judged.ending == Ending::Failed => no_uptime(),
@@ -522,7 +519,9 @@ fn soaked(
     let look = Look::new(snapshot, now);
     job.evidence.after = Some(look.clone());
     // Without an uptime a silence is all there is, and that may be the network's: no boot loop is read into it.
-    if soak.last.restarted_until(&look) == Some(true) {
+    // A look of an earlier boot came over as the latest that it can have been.
+    let restarted_since = soak.last.is_of_another_boot_than(&look) && look.seems_booted_after(soak.last.at);
+    if restarted_since || soak.last.restarted_until(&look) == Some(true) {
         soak.n_restarts += 1;
         soak.until = now.boot + job.order.soak;
         if soak.n_restarts >= BOOT_LOOP_RESTARTS {

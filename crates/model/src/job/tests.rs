@@ -1287,6 +1287,18 @@ fn over_a_reboot_of_this_machine_a_silent_device_is_waited_for_as_long_as_it_may
     }
 }
 
+#[test]
+fn over_a_reboot_of_this_machine_a_restart_in_the_soak_is_counted_where_its_uptime_began_after_the_last_look()
+{
+    let mut bench = soaking();
+    bench.wait(5).restart(NEW).wait(1).look(Label::Target);
+    host_reboot(&mut bench, 60, 5_000);
+    bench.wait(5);
+    look_up_for(&mut bench, NEW, Duration::from_secs(4), Label::Target);
+    bench.restore();
+    bench.assert_ended(Ending::Failed, Some("boot loop"));
+}
+
 /// Two looks that were lost are no restart of a device that tells its uptime.
 #[test]
 fn over_a_reboot_of_this_machine_silence_is_no_restart_unless_the_uptime_began_after_it() {
