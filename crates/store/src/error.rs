@@ -67,8 +67,13 @@ impl StoreError {
     }
 
     pub(crate) fn lost(doing: &'static str) -> Self {
+        Self::of_kind(doing, StoreErrorKind::Io)
+    }
+
+    /// One whose cause another writer has met.
+    pub(crate) fn of_kind(doing: &'static str, kind: StoreErrorKind) -> Self {
         Self {
-            kind: StoreErrorKind::Io,
+            kind,
             doing,
             source: None,
         }
