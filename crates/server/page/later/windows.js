@@ -134,8 +134,10 @@ async function setWindow(window, known, again) {
   if (made) again();
 }
 
-async function removeWindow(window, again) {
-  const { name } = window;
+async function removeWindow({ name }, again) {
+  // Asked anew: what goes by it may have changed a moment ago.
+  const window = await attempt(() => get(`windows/${encodeURIComponent(name)}`));
+  if (!window) return again();
   if (window.schedules.length || window.rollouts.length) {
     const users = [...window.schedules.map((one) => say("schedules.one", { name: one })), ...window.rollouts.map((id) => say("rollout.of", { n: id }))];
     return void inform({ title: say("windows.in-use", { name }), points: [say("windows.in-use-point", { users: list(users) }), say("windows.in-use-next")] });
