@@ -35,8 +35,8 @@ const TYPES = { html: "text/html", js: "text/javascript", css: "text/css", svg: 
 
 /** With PAGE_FROM_DISK=1 a changed page is tried without building the program again; CI tests what is built in. */
 async function fromDisk(page, url) {
-  const { headers } = await fetch(url);
-  const policy = headers.get("content-security-policy");
+  const policy = (await fetch(url)).headers.get("content-security-policy");
+  if (!policy) return;
   await page.route((at) => at.pathname === "/" || at.pathname.startsWith("/page/"), (route) => {
     const name = new URL(route.request().url()).pathname.replace(/^\/page\/[^/]+\//, "").replace(/^\/$/, "index.html");
     const text = readFileSync(new URL(`../../crates/server/page/${name}`, import.meta.url), "utf8");

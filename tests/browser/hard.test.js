@@ -2,13 +2,27 @@
 import { after, before, test } from "node:test";
 import assert from "node:assert/strict";
 import { isSound, launch, open, signIn, visit } from "./browser.js";
+import { createServer } from "node:http";
+import { once } from "node:events";
 import { EVIL_NAME, World, image, until } from "./world.js";
 
 let world;
 let browser;
 
+/** A page that shows ours in a frame, as a panel of Home Assistant does. */
+async function panel(host) {
+  const server = createServer((_, answer) => answer.setHeader("Content-Type", "text/html").end(`<!doctype html><html lang="en"><title>Panel</title><h1>Panel</h1><iframe title="Reflash" src="${world.url}" width="900" height="700"></iframe>`));
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return { server, url: `http://${host}:${server.address().port}` };
+}
+let named;
+let stranger;
+
 before(async () => {
-  world = await World.open({ policy: "canary: 1, canary_soak: 1s, soak: 1s" });
+  named = await panel("127.0.0.1");
+  stranger = await panel("127.0.0.1");
+  world = await World.open({ policy: "canary: 1, canary_soak: 1s, soak: 1s", server: `frame_ancestors: ["${named.url}"]` });
   await world.simulate(10, 3, "--version", "1.0", "--rate", "40000", "--boot-s", "400ms");
   await world.simulate(20, 1, "--version", "1.0\u001b[31m\u0007<b>", "--boot-s", "400ms");
   await world.serve();
@@ -21,6 +35,7 @@ before(async () => {
 after(async () => {
   await browser?.close();
   await world?.close();
+  for (const { server } of [named, stranger]) server.close();
 });
 
 const fleet = async (look) => {
@@ -34,15 +49,19 @@ test("a hostile name and version are text in every view", async () => {
   const page = await fleet();
   const device = world.ids[20];
   const rollout = await world.ask("POST", "rollouts", { devices: [device], firmware: world.fresh.sha256, yes: true, allow: ["downgrade"], name: "<img src=x onerror=alert(4)>" }).catch(() => null);
-  const places = ["#/", `#/device/${device}`, "#/rollouts", "#/history", "#/settings", `#/firmware/${world.fresh.sha256}`, ...(rollout ? [`#/rollout/${rollout.id}`] : [])];
+  // Everything else that somebody may name.
+  await world.ask("POST", "tokens", { name: EVIL_NAME, role: "viewer" });
+  const upload = await world.addFirmware("<svg onload=alert(5)>.bin", image("<b>2</b>", 50_000, { seed: 3 })).catch(() => null);
+  const jobs = await world.ask("GET", "history?limit=1");
+  const places = ["#/windows", "#/plan", "#/firmware", ...(upload ? [`#/firmware/${upload.sha256}`] : []), ...jobs.map((job) => `#/job/${job.id}`), "#/", `#/device/${device}`, "#/rollouts", "#/history", "#/settings", `#/firmware/${world.fresh.sha256}`, ...(rollout ? [`#/rollout/${rollout.id}`] : [])];
   for (const place of places) {
     await page.evaluate((hash) => (location.hash = hash), place);
     await page.locator("main h1").first().waitFor();
     await page.getByText("Loading…").first().waitFor({ state: "detached" });
-    const strange = await page.locator("main img, main script, main b, main iframe, dialog img").count();
+    const strange = await page.locator("main img, main script, main b, main iframe, main svg[onload], dialog img").count();
     assert.equal(strange, 0, place);
     const shown = await page.locator("body").innerText();
-      assert.ok(!/[\u0000-\u0008\u001b]/.test(shown), `${place} shows a control character`);
+    assert.ok(!/[\u0000-\u0008\u001b]/.test(shown), `${place} shows a control character`);
   }
   await page.evaluate((hash) => (location.hash = hash), `#/device/${device}`);
   await page.getByRole("heading", { level: 1, name: EVIL_NAME }).waitFor();
@@ -175,6 +194,21 @@ test("a change of the session needs its word, and its cookie is seen by no scrip
   const [cookie] = await page.context().cookies();
   assert.deepEqual([cookie.httpOnly, cookie.sameSite], [true, "Strict"]);
   await page.context().close();
+});
+
+test("it is shown in a frame of the page that the configuration names, and of no other", async () => {
+  const page = await open(browser, named.url);
+  const frame = page.frameLocator("iframe");
+  await frame.getByLabel("Token").fill(world.token);
+  await frame.getByRole("button", { name: "Sign in" }).click();
+  await frame.getByRole("link", { name: "Kitchen" }).waitFor();
+  await frame.getByText("Live", { exact: true }).waitFor();
+  await page.context().close();
+  const other = await open(browser, stranger.url);
+  await other.getByRole("heading", { name: "Panel" }).waitFor();
+  await until("the browser refuses it", () => other.wrong.some((line) => /frame-ancestors/.test(line)));
+  assert.equal(await other.frames()[1].locator("#app").count(), 0);
+  await other.context().close();
 });
 
 test("a viewer sees everything and can change nothing", async () => {

@@ -49,6 +49,14 @@ export function image(version, len_bytes = 200_000, { chip = 13, seed = 1 } = {}
   return Buffer.concat([bare, createHash("sha256").update(bare).digest()]);
 }
 
+/** A file for ventilation units (../shared/PROTOCOLS.md A6); what it brings them to, its name tells. */
+export function mbin(len_bytes = 120_000, seed = 1) {
+  const trailer = Buffer.from("5123456781234567800AA00AA00BB00BB\r\n", "latin1");
+  const filling = Buffer.alloc(len_bytes - trailer.length);
+  for (let idx = 0; idx < filling.length; idx += 1) filling[idx] = (idx * 7 + (idx >> 8) * 13 + seed) & 255;
+  return Buffer.concat([filling, trailer]);
+}
+
 /** A port that nothing listens on at this address. */
 function freePort(address) {
   return new Promise((done, failed) => {
@@ -97,14 +105,15 @@ export class World {
   folder = mkdtempSync(join(tmpdir(), "reflash-browser-"));
   simulators = [];
 
-  static async open({ policy = "canary: 1, canary_soak: 1s, soak: 1s", limits = "requests_per_minute: 60000" } = {}) {
+  static async open({ policy = "canary: 1, canary_soak: 1s, soak: 1s", limits = "requests_per_minute: 60000", server = "", more = "" } = {}) {
     const world = new World();
     // An address of its own for each world, so that several may live beside each other.
     world.network = `127.${randomInt(64, 128)}.${randomInt(0, 256)}`;
     world.http_port = await freePort(`${world.network}.1`);
     world.ota_port = await freePort(`${world.network}.1`);
+    world.modbus_port = await freePort(`${world.network}.1`);
     world.api_port = await freePort("127.0.0.1");
-    world.config = { policy, limits };
+    world.config = { policy, limits, server: server && `, ${server}`, more };
     return world;
   }
 
@@ -122,19 +131,32 @@ export class World {
     return child;
   }
 
+  /** Starts a simulated ventilation unit at this host number. */
+  async simulateUnit(host, ...flags) {
+    const args = ["simulate", "komfovent", "--bind", `${this.network}.${host}`, "--http-port", String(this.http_port), "--modbus-port", String(this.modbus_port), ...flags];
+    const { child } = await this.processes.start(args, (line) => JSON.parse(line).event === "ready");
+    return child;
+  }
+
   /** Starts the server, or starts it again over the same folder. */
   async serve() {
     const config = join(this.folder, "reflash.yaml");
     writeFileSync(
       config,
-      `server: { listen: "127.0.0.1:${this.api_port}", allowed_networks: [loopback], limits: { ${this.config.limits} } }
+      `server: { listen: "127.0.0.1:${this.api_port}", allowed_networks: [loopback], limits: { ${this.config.limits} }${this.config.server} }
 policy: { ${this.config.policy} }
 ir_remote_ota:
   network_range: "${this.network}.0/24"
   http_port: ${this.http_port}
   ota_port: ${this.ota_port}
   poll_interval: 5s
-`,
+komfovent:
+  network_range: "${this.network}.60/31"
+  http_port: ${this.http_port}
+  modbus_port: ${this.modbus_port}
+  poll_interval: 5s
+  update_check_interval: 0
+${this.config.more}`,
     );
     const args = ["serve", "--config", config, "--data", this.folder];
     this.server = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] });
@@ -185,10 +207,14 @@ ir_remote_ota:
 
   /** Waits for the end of a rollout. */
   over(id) {
-    return until(`rollout ${id} is over`, async () => {
-      const rollout = await this.ask("GET", `rollouts/${id}`);
-      return ["finished", "aborted", "halted"].includes(rollout.state) && rollout;
-    }, 60_000);
+    let last;
+    const look = async () => {
+      last = await this.ask("GET", `rollouts/${id}`);
+      return ["finished", "aborted", "halted"].includes(last.state) && last;
+    };
+    return until(`rollout ${id} is over`, look, 60_000).catch((error) => {
+      throw new Error(`${error.message}: ${JSON.stringify(last.members)}`);
+    });
   }
 
   async close() {

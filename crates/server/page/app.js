@@ -2,7 +2,7 @@
 import { html, render, useEffect, useRef, useState } from "./vendor/preact.js";
 import { Refusal, ask, begin, home, isOver, isRunning, loadRollouts, loadRollout, may, signIn, signOut, useTopics } from "./home.js";
 import { language, say, speak } from "./say.js";
-import { Icon, Notes, attempt, confirm } from "./parts.js";
+import { Icon, Notes, attempt, confirm, inform } from "./parts.js";
 import { Fleet, rolloutTitle } from "./fleet.js";
 
 /** The views beside the fleet come when they are asked for. */
@@ -12,6 +12,7 @@ const LATER = {
   rollouts: () => import("./later/rollouts.js"),
   rollout: () => import("./later/rollouts.js"),
   plan: () => import("./later/plan.js"),
+  windows: () => import("./later/windows.js"),
   firmware: () => import("./later/firmware.js"),
   history: () => import("./later/history.js"),
   settings: () => import("./later/settings.js"),
@@ -78,7 +79,7 @@ async function stopEverything() {
   const open = [...home.rollouts.values()].filter((rollout) => !isOver(rollout.state));
   for (const rollout of open) if (!home.details.has(rollout.id)) await attempt(() => loadRollout(rollout.id));
   if (open.length === 0) {
-    await confirm({ title: say("stop.nothing"), points: [say("stop.nothing-point")], act: say("understood"), tone: "primary" });
+    await inform({ title: say("stop.nothing"), points: [say("stop.nothing-point")] });
     return;
   }
   const members = open.flatMap((rollout) => home.details.get(rollout.id)?.members ?? []);
@@ -110,15 +111,18 @@ function Link() {
   return html`<span class="link ${home.live ? "live" : "cut"}" role="status"><span class="dot" aria-hidden="true"></span><span>${home.live ? say("link.live") : say("link.cut")}</span></span>`;
 }
 
+// The style sheet knows one word, so that each colour stands in it once for light and once for dark.
+const dark = matchMedia("(prefers-color-scheme: dark)");
 function look(theme) {
-  if (theme === "auto") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = theme;
+  document.documentElement.dataset.theme = theme === "auto" ? (dark.matches ? "dark" : "light") : theme;
 }
-look(localStorage.getItem("theme") ?? "auto");
+const chosenLook = () => localStorage.getItem("theme") ?? "auto";
+dark.addEventListener("change", () => look(chosenLook()));
+look(chosenLook());
 
 function Menu() {
   const box = useRef();
-  const [theme, setTheme] = useState(localStorage.getItem("theme") ?? "auto");
+  const [theme, setTheme] = useState(chosenLook);
   useEffect(() => {
     const away = (event) => {
       if (event.type === "keydown" ? event.key === "Escape" : !box.current.contains(event.target)) box.current.open = false;
@@ -148,6 +152,7 @@ function Menu() {
 const PLACES = [
   ["fleet", "#/", ["fleet", "device", "job"]],
   ["rollouts", "#/rollouts", ["rollouts", "rollout", "plan"]],
+  ["windows", "#/windows", ["windows"]],
   ["firmware", "#/firmware", ["firmware"]],
   ["history", "#/history", ["history"]],
   ["settings", "#/settings", ["settings"]],

@@ -1,7 +1,7 @@
 // The fleet: every device in a table, what it needs, and what can be done to many at once.
 import { html, useEffect, useMemo, useRef, useState } from "./vendor/preact.js";
 import { FILTERS, ask, home, isOver, may, standing, useTopics, loadDevices } from "./home.js";
-import { bytes, count, has, language, say, state } from "./say.js";
+import { bytes, count, has, language, reason as reasonWord, say, state } from "./say.js";
 import { Ago, Bar, Empty, Head, Icon, LiveBar, Spark, Standing, State, Theirs, attempt, confirm, useNarrow, useWindow } from "./parts.js";
 import { go, place } from "./app.js";
 
@@ -23,7 +23,7 @@ const haystack = (device) =>
 
 export function standingWord(device) {
   const { word, percent, reason, tone } = standing(device);
-  return html`<${Standing} tone=${tone}>${has(`standing.${word}`) ? say(`standing.${word}`) : state(word)}${word === "uploading" && percent !== null && percent !== undefined ? ` ${percent} %` : ""}${reason ? html` <span class="quiet">(${reason})</span>` : ""}</${Standing}>`;
+  return html`<${Standing} tone=${tone}>${has(`standing.${word}`) ? say(`standing.${word}`) : state(word)}${word === "uploading" && percent !== null && percent !== undefined ? ` ${percent} %` : ""}${reason ? html` <span class="quiet">(${reasonWord(reason)})</span>` : ""}</${Standing}>`;
 }
 
 function LiveState({ id }) {

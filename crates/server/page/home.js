@@ -25,6 +25,8 @@ export const home = {
   firmware: null,
   /** Looks at a device's health, by device. */
   health: new Map(),
+  /** How often windows or schedules have changed since the page was loaded. */
+  n_timetables: 0,
   loaded: false,
   live: false,
   trouble: null,
@@ -406,6 +408,11 @@ function happened(event) {
     deviceChanged(detail.device);
     tell("jobs", `progress:${detail.device}`, `device:${detail.device}`, `job:${detail.job}`, `rollout:${detail.rollout}`);
     rolloutChanged(detail.rollout);
+    return;
+  }
+  if (kind.startsWith("window.") || kind.startsWith("schedule.")) {
+    home.n_timetables += 1;
+    tell("windows");
     return;
   }
   if (kind.startsWith("rollout.")) rolloutChanged(detail.rollout);

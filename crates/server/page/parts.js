@@ -1,7 +1,7 @@
 // The parts that all views are made of.
 import { html, render, useEffect, useRef, useState } from "./vendor/preact.js";
 import { Refusal, home, listen, tell, useNow, useTopics, wantHealth } from "./home.js";
-import { count, date, has, language, moment, say, since, state, time } from "./say.js";
+import { count, date, language, moment, reason as reasonWord, remedy, say, since, state, time } from "./say.js";
 
 const SHAPES = {
   // families
@@ -12,6 +12,7 @@ const SHAPES = {
   fleet: "M4 5h16M4 12h16M4 19h16M4 5v.01M4 12v.01",
   rollouts: "M4 6h6v4H4zM14 6h6v4h-6zM14 14h6v4h-6zM7 10v6h7",
   firmware: "M12 3v11m0 0 4-4m-4 4-4-4M4 17v3h16v-3",
+  windows: "M5 5h14v15H5zM5 10h14M9 3v4M15 3v4M9 14h3v3H9z",
   history: "M12 7v5l3 2M12 21a9 9 0 1 0-9-9M3 12l-1.5-2M3 12l2-2",
   settings: "M4 7h10M18 7h2M4 17h2M10 17h10M16 5v4M8 15v4",
   // actions
@@ -48,7 +49,7 @@ const TONE_OF = {
 export const toneOf = (name) => TONE_OF[name] ?? "off";
 
 /** A state of the API by its name. */
-export const State = ({ name, percent, reason }) => html`<${Standing} tone=${toneOf(name)}>${state(name)}${percent !== null && percent !== undefined ? ` ${percent} %` : ""}${reason && !["retry", "window", "offline"].includes(reason) ? html` <span class="quiet">(${reason})</span>` : ""}</${Standing}>`;
+export const State = ({ name, percent, reason }) => html`<${Standing} tone=${toneOf(name)}>${state(name)}${percent !== null && percent !== undefined ? ` ${percent} %` : ""}${reason && reason !== "retry" ? html` <span class="quiet">(${reasonWord(reason)})</span>` : ""}</${Standing}>`;
 
 /** A text that the server wrote: English, whatever the page speaks. */
 export const Theirs = ({ children, as = "span", ...rest }) => html`<${as} lang=${language === "en" ? undefined : "en"} ...${rest}>${children}</${as}>`;
@@ -204,7 +205,7 @@ function Modal({ build, done }) {
 }
 
 /** Asks before something is done, and names what will happen. `points` are sentences. */
-export const confirm = ({ title, points, act, tone = "danger", field }) =>
+export const confirm = ({ title, points, act, tone = "danger", field, no_way_out = false }) =>
   opened((done) => html`<form method="dialog" onSubmit=${(event) => {
     event.preventDefault();
     done(field ? new FormData(event.target).get("value") : true);
@@ -213,10 +214,45 @@ export const confirm = ({ title, points, act, tone = "danger", field }) =>
     <ul class="points">${points.map((point) => html`<li>${point}</li>`)}</ul>
     ${field && html`<label class="field"><span>${field.label}</span>${field.lines ? html`<textarea name="value" rows="10">${field.value ?? ""}</textarea>` : html`<input name="value" type=${field.secret ? "password" : "text"} value=${field.value ?? ""} required=${field.required ?? true} maxlength=${field.max ?? 200} autocomplete="off" />`}</label>`}
     <div class="actions end">
-      <button type="button" class="button" onClick=${() => done(null)}>${say("cancel")}</button>
+      ${!no_way_out && html`<button type="button" class="button" onClick=${() => done(null)}>${say("cancel")}</button>`}
       <button class="button ${tone}">${act}</button>
     </div>
   </form>`);
+
+/** Says something that only wants to be read. */
+export const inform = ({ title, points }) => confirm({ title, points, act: say("understood"), tone: "primary", no_way_out: true });
+
+/** Asks for several things at once. `send` gets the form; what it refuses is told in the dialog, which stays. Resolves with what it gave, or null. */
+export const fill = (wish) => opened((done) => html`<${Filling} ...${wish} leave=${done} />`);
+
+function Filling({ title, points = [], fields, act, send, done, leave }) {
+  const [wrong, setWrong] = useState(null);
+  const [busy, setBusy] = useState(false);
+  const submit = async (event) => {
+    event.preventDefault();
+    const form = new FormData(event.target);
+    setBusy(true);
+    setWrong(null);
+    try {
+      const result = await send(form);
+      note(done(result));
+      leave(result);
+    } catch (refusal) {
+      setWrong(refusal);
+      setBusy(false);
+    }
+  };
+  return html`<form method="dialog" onSubmit=${submit}>
+    <h2 id="dialog-title">${title}</h2>
+    <ul class="points">${points.map((point) => html`<li>${point}</li>`)}</ul>
+    ${fields}
+    <div role="alert">${wrong && html`<p class="wrong">${wrong instanceof Refusal ? html`<${Theirs}>${wrong.message}</${Theirs}> <${Theirs} class="quiet">${wrong.next_step ?? ""}</${Theirs}>` : say("trouble.unreachable")}</p>`}</div>
+    <div class="actions end">
+      <button type="button" class="button" onClick=${() => leave(null)}>${say("cancel")}</button>
+      <button class="button primary" disabled=${busy}>${act}</button>
+    </div>
+  </form>`;
+}
 
 let notes = [];
 let n_notes = 0;
@@ -257,10 +293,17 @@ export async function attempt(act, done) {
   }
 }
 
-/** What to do about a refusal: in terms of this page where it has its own way, else as the server says it. */
+/** Words that mean the command line, which this page is not. */
+const OF_THE_COMMAND_LINE = /\breflash |--[a-z]/;
+
+/**
+ * What to do about a refusal. The server's sentence knows its case best, but it is English, and some of them speak of the
+ * command line: then the page says it in its own words, by the name of the rule.
+ */
 export const NextStep = ({ rule, text }) => {
-  const ours = rule && has(`next.${rule}`) ? say(`next.${rule}`) : null;
-  if (ours) return html`<span>${ours}</span>`;
+  const ours = remedy(rule);
+  const theirs_is_better = text && language === "en" && !OF_THE_COMMAND_LINE.test(text);
+  if (ours && !theirs_is_better) return html`<span>${ours}</span>`;
   return text ? html`<${Theirs}>${text}</${Theirs}>` : null;
 };
 

@@ -8,7 +8,7 @@ const { default: words } = await import(`./words/${language}.js`);
 document.documentElement.lang = language;
 
 /** The viewer's own way to write numbers and times, where it is of this language. */
-const locale = navigator.languages.find((tag) => tag.startsWith(language)) ?? language;
+export const locale = navigator.languages.find((tag) => tag.startsWith(language)) ?? language;
 const plural = new Intl.PluralRules(language);
 const number = new Intl.NumberFormat(locale, { maximumFractionDigits: 1 });
 
@@ -31,7 +31,17 @@ export function speak(tag) {
 /** The word for a state of the API; what is not known is shown as it came. */
 export const state = (name) => (has(`state.${name}`) ? say(`state.${name}`) : String(name));
 
+/** The word for a reason or a rule of the API, by its name; what is not known is shown as it came. */
+const nameOf = (rule) => rule.toLowerCase().replace(/[^a-z0-9]+/g, "-");
+export const reason = (rule) => (has(`reason.${nameOf(rule)}`) ? say(`reason.${nameOf(rule)}`) : rule);
+/** What to do about it in this page's words, where it has some. */
+export const remedy = (rule) => (rule && has(`next.${nameOf(rule)}`) ? say(`next.${nameOf(rule)}`) : null);
+
 export const count = (n) => number.format(n);
+
+const lists = new Intl.ListFormat(language, { type: "conjunction" });
+/** Several words as one would say them. */
+export const list = (words) => lists.format(words);
 
 /** Bytes in decimal units, as firmware tools count them. */
 export function bytes(n) {
@@ -49,8 +59,9 @@ export function lasting(seconds) {
   if (s < 10) return `${number.format(Math.round(s * 10) / 10)} ${say("unit.s")}`;
   if (s < 90) return `${Math.round(s)} ${say("unit.s")}`;
   if (s < 3600) return `${Math.round(s / 60)} ${say("unit.min")}`;
-  if (s < 86_400) return `${Math.floor(s / 3600)} ${say("unit.h")} ${Math.floor((s % 3600) / 60)} ${say("unit.min")}`;
-  return `${Math.floor(s / 86_400)} ${say("unit.d")} ${Math.floor((s % 86_400) / 3600)} ${say("unit.h")}`;
+  const two = (large, small) => (small.startsWith("0 ") ? large : `${large} ${small}`);
+  if (s < 86_400) return two(`${Math.floor(s / 3600)} ${say("unit.h")}`, `${Math.floor((s % 3600) / 60)} ${say("unit.min")}`);
+  return two(`${Math.floor(s / 86_400)} ${say("unit.d")}`, `${Math.floor((s % 86_400) / 3600)} ${say("unit.h")}`);
 }
 
 const ago = new Intl.RelativeTimeFormat(language, { numeric: "auto", style: "short" });

@@ -248,6 +248,7 @@ pub(crate) fn api_parts(
         clock: engine.clock(),
         settings: ApiSettings {
             hosts: config.server.hosts.clone(),
+            frame_ancestors: config.server.frame_ancestors.clone(),
             proxies: config.server.trusted_proxies.clone(),
             rate: api::Rate {
                 per_second: f64::from(limits.requests_per_minute) / 60.0,

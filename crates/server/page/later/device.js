@@ -81,8 +81,8 @@ function Device({ id }) {
       ${!device.enrolled && html`<button class="button primary" disabled=${!may("admin")} onClick=${enroll}>${say("enroll.act")}</button>`}
     </${Head}>
     ${running && html`<section class="card notice busy"><h2>${say("device.running")}</h2><p><${State} name=${running.state} percent=${running.state === "uploading" ? running.percent : null} /></p><${LiveBar} device=${id} label=${say("progress.of", { name })} />${running.job && html`<p><a href="#/job/${running.job}">${say("job.look")}</a></p>`}</section>`}
-    ${failed && html`<section class="card notice bad" aria-labelledby="failed"><h2 id="failed">${say("device.failed")}</h2><p><${State} name=${failed.state} reason=${failed.reason} /></p><${Theirs} as="p">${failed.text}</${Theirs}>${failed.next_step && html`<p><strong>${say("next-step")}</strong> <${NextStep} text=${failed.next_step} /></p>`}<p><a href="#/job/${failed.id}">${say("job.look")}</a></p></section>`}
-    ${device.conflict && html`<section class="card notice bad"><h2>${say("standing.conflict")}</h2><${Theirs} as="p">${device.conflict.text}</${Theirs}><p><strong>${say("next-step")}</strong> <${Theirs}>${device.conflict.next_step}</${Theirs}></p></section>`}
+    ${failed && html`<section class="card notice bad" aria-labelledby="failed"><h2 id="failed">${say("device.failed")}</h2><p><${State} name=${failed.state} reason=${failed.reason} /></p><${Theirs} as="p">${failed.text}</${Theirs}>${failed.next_step && html`<p><strong>${say("next-step")}</strong> <${NextStep} rule=${failed.reason} text=${failed.next_step} /></p>`}<p><a href="#/job/${failed.id}">${say("job.look")}</a></p></section>`}
+    ${device.conflict && html`<section class="card notice bad"><h2>${say("standing.conflict")}</h2><${Theirs} as="p">${device.conflict.text}</${Theirs}><p><strong>${say("next-step")}</strong> <${NextStep} rule="conflict" text=${device.conflict.next_step} /></p></section>`}
     ${device.trouble && html`<section class="card notice off"><h2>${say("device.trouble")}</h2><${Theirs} as="p">${device.trouble}</${Theirs}><p class="quiet">${say("device.seen")} <${Ago} ms=${device.last_seen_ms} /></p></section>`}
     <div class="columns">
       <section class="card"><h2>${say("device.identity")}</h2><${Facts} rows=${[
@@ -110,7 +110,7 @@ function Device({ id }) {
       <section class="card"><h2>${say("device.firmware")}</h2><${Facts} rows=${[
         [say("fact.runs"), html`<span class="mono">${device.reported_version ?? "–"}</span>`],
         ...Object.entries(device.versions).length > 1 ? Object.entries(device.versions).map(([part, version]) => [part, html`<span class="mono">${version}</span>`]) : [],
-        [say("fact.latest"), device.latest && html`<a class="mono" href="#/firmware/${device.latest.sha256}">${device.latest.name}</a>`],
+        [say("fact.latest"), device.latest && html`<a class="mono" href="#/firmware/${device.latest.sha256}">${device.latest.name}</a>${device.installed?.kept && device.installed.sha256 !== device.latest.sha256 && html` · <a href="#/firmware/${device.latest.sha256}?with=${device.installed.sha256}">${say("compare.link")}</a>`}`],
         device.latest?.why_not && [say("fact.why-not"), html`<${Theirs}>${device.latest.why_not}</${Theirs}>`],
         [say("fact.way-back"), device.installed?.kept || back.length ? say("way-back.kept", { versions: [...new Set([...(device.installed?.kept ? [device.installed.name] : []), ...back.slice(0, 4).map((image) => image.name)])].join(", ") }) : html`<${Standing} tone="warn">${say("way-back.none")}</${Standing}>`],
         device.pinned && [say("standing.pinned"), html`<span class="mono">${device.pinned}</span>`],

@@ -1,7 +1,7 @@
 // Firmware: what is here, what it is, why it is refused, and whom it fits.
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
-import { ask, get, home, loadFirmware, may, useTopics } from "../home.js";
-import { bytes, count, has, say } from "../say.js";
+import { Refusal, ask, get, home, loadFirmware, may, useTopics } from "../home.js";
+import { bytes, count, has, list, say } from "../say.js";
 import { Ago, Empty, Facts, Head, Standing, State, Theirs, When, attempt, confirm, note } from "../parts.js";
 import { plan } from "../fleet.js";
 import { go } from "../app.js";
@@ -81,7 +81,74 @@ export function Notes({ text }) {
   return html`<div class="release-notes">${blocks.map((block) => (block.items ? html`<ul>${block.items.map((item) => html`<li>${item}</li>`)}</ul>` : block.head ? html`<h3>${block.head}</h3>` : block.words ? html`<p>${block.words}</p>` : null))}</div>`;
 }
 
-function Image({ id }) {
+/** What two images say of themselves, field by field. */
+const FIELDS = [
+  ["inspect.version", (image) => image.version],
+  ["inspect.kind", (image) => (has(`kind-of.${image.kind}`) ? say(`kind-of.${image.kind}`) : image.kind)],
+  ["fact.chip", (image) => image.chip],
+  ["inspect.project", (image) => image.project],
+  ["inspect.size", (image) => `${bytes(image.len_bytes)} (${count(image.len_bytes)})`],
+  ["inspect.signature", (image) => image.signature ?? say("inspect.unsigned")],
+  ["compare.state", (image) => (has(`image.${image.state}`) ? say(`image.${image.state}`) : image.state)],
+  ["compare.sha", (image) => image.sha256],
+];
+
+const fetchBytes = async (sha256) => {
+  const answer = await fetch(`/api/v1/firmware/${sha256}/image`, { credentials: "same-origin" });
+  if (!answer.ok) throw new Refusal(answer.status, await answer.json().catch(() => ({})));
+  return new Uint8Array(await answer.arrayBuffer());
+};
+
+/** At how many places two images differ, and where first. A longer one differs in all that it has more. */
+function difference(one, other) {
+  const shared = Math.min(one.length, other.length);
+  let n = Math.max(one.length, other.length) - shared;
+  let first = n > 0 ? shared : null;
+  for (let idx = shared - 1; idx >= 0; idx -= 1) {
+    if (one[idx] !== other[idx]) {
+      n += 1;
+      first = idx;
+    }
+  }
+  return { n, first, of: Math.max(one.length, other.length) };
+}
+
+/** This image beside another one: what a device runs, mostly. */
+function Compare({ image, fits, query }) {
+  const others = (home.firmware?.firmware ?? []).filter((one) => one.sha256 !== image.sha256 && (one.family === image.family || one.sha256 === query.get("with")));
+  const on = (sha256) => fits.filter((device) => device.installed?.sha256 === sha256);
+  others.sort((a, b) => on(b.sha256).length - on(a.sha256).length || b.added_ms - a.added_ms);
+  const [chosen, choose] = useState(query.get("with") ?? "");
+  const [differs, setDiffers] = useState(null);
+  const [busy, setBusy] = useState(false);
+  const other = others.find((one) => one.sha256 === chosen) ?? others[0];
+  useEffect(() => setDiffers(null), [image.sha256, other?.sha256]);
+  // What runs on devices and is not kept here can be compared by its version only.
+  const unknown = [...new Set(fits.filter((device) => device.installed?.sha256 !== image.sha256 && !others.some((one) => one.sha256 === device.installed?.sha256)).map((device) => device.reported_version).filter(Boolean))];
+  const count_bytes = async () => {
+    setBusy(true);
+    const both = await attempt(() => Promise.all([image, other].map((one) => fetchBytes(one.sha256))));
+    setBusy(false);
+    if (both) setDiffers(difference(...both));
+  };
+  const called = (one) => {
+    const devices = on(one.sha256);
+    return `${one.name} · ${one.file_name}${devices.length ? ` · ${say("firmware.runs-on", { n: devices.length })}` : ""}`;
+  };
+  return html`<section class="card" aria-labelledby="compare"><h2 id="compare">${say("compare.title")}</h2>
+    ${!other ? html`<p class="quiet">${say("compare.none")}</p>` : html`
+    <label class="field"><span>${say("compare.with")}</span><select value=${other.sha256} onChange=${(event) => choose(event.target.value)}>${others.map((one) => html`<option value=${one.sha256}>${called(one)}</option>`)}</select></label>
+    <table class="compare"><thead><tr><td></td><th scope="col">${say("compare.other")}</th><th scope="col">${say("compare.this")}</th><td></td></tr></thead><tbody>${FIELDS.map(([name, of]) => {
+      const [theirs, ours] = [of(other) ?? "–", of(image) ?? "–"];
+      const same = theirs === ours;
+      return html`<tr class=${same ? "" : "differs"}><th scope="row">${say(name)}</th><td class="mono">${theirs}</td><td class="mono">${ours}</td><td>${same ? html`<span class="quiet">${say("compare.same")}</span>` : html`<strong>${say("compare.differs")}</strong>`}</td></tr>`;
+    })}</tbody></table>
+    <p role="status">${differs && (differs.n === 0 ? say("compare.bytes-none") : say("compare.bytes", { n: differs.n, of: differs.of, percent: `${count((differs.n * 100) / differs.of)} %`, first: count(differs.first) }))}</p>
+    ${!differs && html`<button class="button" disabled=${busy || !may("operator")} onClick=${count_bytes}>${say(busy ? "compare.counting" : "compare.count")}</button>`}`}
+    ${unknown.length > 0 && html`<p class="quiet">${say("compare.unknown", { versions: list(unknown.slice(0, 6)) })}</p>`}</section>`;
+}
+
+function Image({ id, query }) {
   useTopics("firmware", "devices");
   const [image, setImage] = useState(null);
   const [missing, setMissing] = useState(false);
@@ -98,7 +165,6 @@ function Image({ id }) {
   const offered = devices.filter((device) => device.latest?.sha256 === image.sha256 && device.offered);
   const fits = image.state !== "refused" ? devices.filter((device) => device.family === image.family && (!image.chip || device.chip === image.chip)) : [];
   const others = image.state !== "refused" ? devices.filter((device) => device.family === image.family && image.chip && device.chip && device.chip !== image.chip) : [];
-  const versions = [...new Set(fits.map((device) => device.reported_version).filter(Boolean))];
   const approve = async () => {
     const sure = await confirm({ title: say("approve.title", { name: image.name }), points: [...image.refusals.map((refusal) => refusal.text), say("approve.point", { n: fits.length }), say("approve.point-2")], act: say("approve.act"), tone: "primary" });
     if (sure) await attempt(() => ask("POST", `firmware/${image.sha256}/approve`), say("approve.done", { name: image.name })).then(load);
@@ -139,7 +205,6 @@ function Image({ id }) {
           [say("fits.offered"), offered.length ? html`${count(offered.length)} · ${links(offered)}` : say("fits.nobody")],
           [say("fits.runs"), runs.length ? html`${count(runs.length)} · ${links(runs)}` : say("fits.nobody")],
           others.length && [say("fits.not"), html`${count(others.length)} · ${say("fits.other-chip")}`],
-          versions.length && [say("fits.compare"), html`<span class="mono">${versions.slice(0, 6).join(", ")} → ${image.version ?? image.name}</span>`],
         ]} />`}</section>
         <section class="card"><h2>${say("notes.head")}</h2>${notes ? html`<${Notes} text=${notes} />` : html`<p class="quiet">${say("notes.none")}</p>`}<button class="button" disabled=${!may("admin")} onClick=${edit}>${say("notes.act")}</button></section>
         <section class="card"><h2>${say("origin.title")}</h2><${Facts} rows=${[
@@ -151,8 +216,9 @@ function Image({ id }) {
           ["SHA-256", html`<span class="mono wrap">${image.sha256}</span>`],
         ]} /><button class="button danger-quiet" disabled=${!may("admin")} onClick=${remove}>${say("remove-image.act")}</button></section>
       </div>
-    </div>`;
+    </div>
+    ${!refused && html`<${Compare} image=${image} fits=${fits} query=${query} />`}`;
 }
 
-const Firmware = ({ id }) => (id ? html`<${Image} id=${id} />` : html`<${List} />`);
+const Firmware = ({ id, query }) => (id ? html`<${Image} id=${id} query=${query} />` : html`<${List} />`);
 export const views = { firmware: Firmware };

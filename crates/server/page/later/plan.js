@@ -1,6 +1,6 @@
 // A plan: which devices, which firmware; what would happen, why not, and how long it takes. Then: start.
 import { html, useEffect, useState } from "../vendor/preact.js";
-import { ask, home, loadFirmware, may, tookRollout, useTopics } from "../home.js";
+import { ask, get, home, loadFirmware, may, tookRollout, useTopics } from "../home.js";
 import { count, language, lasting, say } from "../say.js";
 import { Empty, Head, Icon, NextStep, Standing, Theirs, attempt, confirm, note } from "../parts.js";
 import { go } from "../app.js";
@@ -25,7 +25,7 @@ function byReason(left_out) {
 
 function Plan() {
   useTopics("devices", "firmware", "loaded");
-  const [wish, setWish] = useState(() => ({ kind: "update", devices: [], firmware: "", canary: "", at_once: "", max_failures: "", soak_s: "", when_back_s: "", name: "", force: false, ...kept() }));
+  const [wish, setWish] = useState(() => ({ kind: "update", devices: [], firmware: "", canary: "", at_once: "", max_failures: "", soak_s: "", when_back_s: "", window: "", name: "", force: false, ...kept() }));
   const [plan, setPlan] = useState(null);
   const [refused, setRefused] = useState(null);
   const [busy, setBusy] = useState(false);
@@ -37,7 +37,11 @@ function Plan() {
     sessionStorage.setItem("plan", JSON.stringify(next));
     return next;
   });
-  useEffect(() => void (home.firmware ?? loadFirmware().catch(() => {})), []);
+  const [windows, setWindows] = useState([]);
+  useEffect(() => {
+    if (!home.firmware) loadFirmware().catch(() => {});
+    get("windows").then(setWindows, () => {});
+  }, []);
   const body = {
     kind: wish.kind,
     devices: wish.devices,
@@ -48,6 +52,7 @@ function Plan() {
     ...(wish.max_failures !== "" && { max_failures: wish.max_failures }),
     ...(wish.soak_s !== "" && { soak_s: Number(wish.soak_s) }),
     ...(wish.when_back_s !== "" && { when_back_s: Number(wish.when_back_s) }),
+    ...(wish.window && { window: wish.window }),
     ...(wish.name && { name: wish.name }),
   };
   const asked = JSON.stringify(body);
@@ -70,6 +75,7 @@ function Plan() {
       title: say(wish.kind === "update" ? "start.update" : "start.rollback", { n }),
       points: [
         say("start.first", { name: plan.members[0].name, version: [...new Set(plan.members.map((member) => member.firmware))].join(", ") }),
+        wish.window ? say("schedules.in-window", { window: wish.window }) : null,
         say("start.takes", { took: lasting(plan.estimate_s) }),
         cut.length ? say("start.cut", { n: cut.length }) : null,
         stuck.length ? say("start.stuck", { n: stuck.length }) : null,
@@ -125,6 +131,7 @@ function Plan() {
           ${option("max_failures", say("option.max-failures"), plan?.rules.max_failures ?? "2", "text")}
           ${option("soak_s", say("option.soak"), String(plan?.rules.soak_s ?? "120"))}
           <label class="field"><span>${say("option.when-back")}</span><select value=${wish.when_back_s} onChange=${(event) => set({ when_back_s: event.target.value })}><option value="">${say("when-back.no")}</option>${[3600, 43_200, 259_200].map((s) => html`<option value=${s}>${say("when-back.for", { time: lasting(s) })}</option>`)}</select></label>
+          ${windows.length > 0 && html`<label class="field"><span>${say("schedules.window")}</span><select value=${wish.window} onChange=${(event) => set({ window: event.target.value })}><option value="">${say("schedules.any-time")}</option>${windows.map((one) => html`<option value=${one.name}>${one.name}</option>`)}</select></label>`}
           ${option("name", say("option.name"), say("option.name-hint"), "text")}
           <label class="check"><input type="checkbox" checked=${wish.force} onChange=${(event) => set({ force: event.target.checked })} /><span>${say("option.force")}</span></label>
         </details>

@@ -87,7 +87,8 @@ function Rollout({ id }) {
       ${over && proven.length > 0 && rollout.kind === "update" && html`<button class="button" disabled=${!may("operator")} onClick=${() => plan("rollback", proven.map((member) => member.device))}>${say("rollout.back")}</button>`}
       ${over && failed.length > 0 && html`<button class="button" disabled=${!may("operator")} onClick=${() => plan(rollout.kind, failed.map((member) => member.device))}>${say("rollout.retry", { n: failed.length })}</button>`}
     </${Head}>
-    ${rollout.cause && html`<section class="card notice ${rollout.state === "halted" ? "bad" : "off"}" role="alert"><h2>${say(`rollout.why-${rollout.state}`)}</h2><${Theirs} as="p" class="lead">${rollout.cause.text}</${Theirs}>${rollout.cause.next_step && html`<p><strong>${say("next-step")}</strong> <${Theirs}>${rollout.cause.next_step}</${Theirs}></p>`}</section>`}
+    ${rollout.cause && html`<section class="card notice ${rollout.state === "halted" ? "bad" : "off"}" role="alert"><h2>${say(`rollout.why-${rollout.state}`)}</h2><${Theirs} as="p" class="lead">${rollout.cause.text}</${Theirs}>${rollout.cause.next_step && html`<p><strong>${say("next-step")}</strong> <${NextStep} rule=${rollout.cause.rule} text=${rollout.cause.next_step} /></p>`}</section>`}
+    ${rollout.held && !rollout.cause && !rollout.opens_ms && html`<section class="card notice off"><p><${Theirs}>${rollout.held.text}</${Theirs}> <${NextStep} rule=${rollout.held.rule} text=${rollout.held.next_step} /></p></section>`}
     ${rollout.opens_ms && html`<section class="card notice off"><p>${say("rollout.opens")} <${When} ms=${rollout.opens_ms} /></p></section>`}
     <section class="card summary" aria-label=${say("rollout.progress")}>
       <div class="big"><span class="number">${n_ended}</span><span class="quiet">${say("rollout.of-devices", { n: n_devices })}</span></div>

@@ -1,8 +1,8 @@
-// The server: its health, where it looks, windows, settings, tokens and the audit.
+// The server: its health, where it looks, settings, tokens and the audit.
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { ask, get, may } from "../home.js";
-import { count, language, lasting, say, zone } from "../say.js";
-import { Ago, Empty, Facts, Head, Standing, Theirs, When, attempt, confirm } from "../parts.js";
+import { lasting, say } from "../say.js";
+import { Ago, Empty, Head, Standing, Theirs, When, attempt, confirm } from "../parts.js";
 
 const use = (load, keys = []) => {
   const [value, set] = useState(null);
@@ -10,48 +10,6 @@ const use = (load, keys = []) => {
   useEffect(() => void again(), keys);
   return [value, again];
 };
-
-/** A week in the viewer's zone, with what is open in it. */
-function Week({ windows, schedules }) {
-  const start = new Date();
-  start.setHours(0, 0, 0, 0);
-  const monday = start.getTime() - ((start.getDay() + 6) % 7) * 86_400_000;
-  const names = Array.from({ length: 7 }, (_, day) => new Date(monday + day * 86_400_000 + 43_200_000).toLocaleDateString(language, { weekday: "short" }));
-  // What is known of a window is when it opens next; one of every day is drawn on every day, as its words say.
-  const bars = windows.flatMap((window) => {
-    const from = window.open_until_ms ? window.open_until_ms - window.duration_s * 1000 : window.next_ms;
-    if (!from) return [];
-    const at = new Date(from);
-    const hour = at.getHours() + at.getMinutes() / 60;
-    const hours = window.duration_s / 3600;
-    return [{ day: (at.getDay() + 6) % 7, hour, hours, name: window.name }];
-  });
-  const marks = schedules.filter((schedule) => schedule.next_ms).map((schedule) => {
-    const at = new Date(schedule.next_ms);
-    return { day: (at.getDay() + 6) % 7, hour: at.getHours() + at.getMinutes() / 60, name: schedule.name };
-  });
-  return html`<div class="week" role="img" aria-label=${say("windows.week-says", { zone })}>
-    ${names.map((name, day) => html`<span class="day">${name}</span><div class="hours">
-      ${bars.filter((bar) => bar.day === day).map((bar) => html`<span class="open" style=${{ left: `${(bar.hour * 100) / 24}%`, width: `${(Math.min(bar.hours, 24 - bar.hour) * 100) / 24}%` }} title=${bar.name}>${bar.name}</span>`)}
-      ${bars.filter((bar) => (bar.day + 1) % 7 === day && bar.hour + bar.hours > 24).map((bar) => html`<span class="open" style=${{ left: "0%", width: `${((bar.hour + bar.hours - 24) * 100) / 24}%` }} title=${bar.name}></span>`)}
-      ${marks.filter((mark) => mark.day === day).map((mark) => html`<span class="due" style=${{ left: `${(mark.hour * 100) / 24}%` }} title=${mark.name}></span>`)}
-    </div>`)}
-    <span></span><div class="scale">${[0, 6, 12, 18, 24].map((hour) => html`<span>${hour}</span>`)}</div>
-  </div>`;
-}
-
-function Windows() {
-  const [windows] = use(() => get("windows"));
-  const [schedules] = use(() => get("schedules"));
-  if (!windows || !schedules) return null;
-  if (windows.length + schedules.length === 0) return html`<section class="card"><h2>${say("windows.title")}</h2><p>${say("windows.empty")}</p><pre class="mono">windows:
-  night: { start: "02:00", duration: 3h }
-schedules:
-  nightly: { cron: "55 1 * * *", window: night, what: newest-approved }</pre></section>`;
-  return html`<section class="card"><h2>${say("windows.title")}</h2><p class="quiet">${say("windows.zone", { zone })}</p><${Week} windows=${windows} schedules=${schedules} />
-    <ul class="list">${windows.map((window) => html`<li class="row"><span class="what"><strong>${window.name}</strong><span class="quiet">${window.opens} · ${lasting(window.duration_s)} · ${window.timezone ?? ""}</span></span>${window.open_until_ms ? html`<${Standing} tone="busy">${say("windows.open")}</${Standing}>` : html`<${Standing} tone="off">${say("windows.closed")}</${Standing}>`}<span class="when"><${When} ms=${window.open_until_ms ?? window.next_ms} /></span></li>`)}
-    ${schedules.map((schedule) => html`<li class="row"><span class="what"><strong>${schedule.name}</strong><span class="quiet"><span class="mono">${schedule.cron}</span>${schedule.window ? ` · ${schedule.window}` : ""}</span></span><span>${say("windows.schedule")}</span><span class="when"><${When} ms=${schedule.next_ms} /></span></li>`)}</ul></section>`;
-}
 
 function Tokens() {
   const [tokens, again] = use(() => get("tokens"));
@@ -106,6 +64,6 @@ function Server() {
 }
 
 const Settings = () => html`<${Head} title=${say("nav.settings")} />
-  <div class="columns two"><div><${Server} /><${Windows} /></div><div>${may("admin") ? html`<${Tokens} /><${Audit} />` : html`<${Empty} title=${say("settings.admin")}><p>${say("settings.admin-1")}</p></${Empty}>`}</div></div>`;
+  <div class="columns two"><div><${Server} /></div><div>${may("admin") ? html`<${Tokens} /><${Audit} />` : html`<${Empty} title=${say("settings.admin")}><p>${say("settings.admin-1")}</p></${Empty}>`}</div></div>`;
 
 export const views = { settings: Settings };

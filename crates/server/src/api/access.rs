@@ -244,6 +244,7 @@ pub const TABLE: &[Access] = &[
     read("/api/v1/history", Viewer),
     read("/api/v1/stats", Viewer),
     // windows and schedules
+    read("/api/v1/timetable", Viewer),
     read("/api/v1/windows", Viewer),
     read("/api/v1/windows/{name}", Viewer),
     change(Method::PUT, "/api/v1/windows/{name}", Admin, "window.set"),

@@ -110,7 +110,7 @@ impl Memory {
 pub(crate) async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
     let passed = pass(&api, request, next).await;
     let mut response = as_problem(passed.unwrap_or_else(IntoResponse::into_response));
-    dress(response.headers_mut());
+    dress(response.headers_mut(), &api.settings.frame_ancestors);
     api.metrics.requested(response.status().as_u16());
     response
 }
@@ -503,13 +503,24 @@ impl Once {
     }
 }
 
-/// What every answer carries (RELIABILITY.md, decision 18).
-fn dress(headers: &mut HeaderMap) {
+/// What every answer carries (RELIABILITY.md, decision 18). `frames` are the origins that may show the page in a frame.
+fn dress(headers: &mut HeaderMap, frames: &[String]) {
     const POLICY: &str =
         "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'";
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    let framed = (!frames.is_empty()).then(|| {
+        POLICY.replace(
+            "frame-ancestors 'none'",
+            &format!("frame-ancestors {}", frames.join(" ")),
+        )
+    });
+    if let Some(policy) = framed.and_then(|policy| HeaderValue::try_from(policy).ok()) {
+        // No X-Frame-Options: it knows one origin at most, and only ours.
+        headers.insert(CONTENT_SECURITY_POLICY, policy);
+    } else {
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+        headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(
         HeaderName::from_static("cross-origin-resource-policy"),
@@ -523,6 +534,31 @@ fn dress(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[track_caller]
+    fn check_frames(frames: &[&str], ancestors: &str, options: Option<&str>) {
+        let mut headers = HeaderMap::new();
+        let frames: Vec<String> = frames.iter().map(|&origin| origin.to_owned()).collect();
+        dress(&mut headers, &frames);
+        let policy = headers[CONTENT_SECURITY_POLICY].to_str().unwrap();
+        assert!(
+            policy.contains(&format!("; frame-ancestors {ancestors}; ")),
+            "{policy}"
+        );
+        assert!(policy.starts_with("default-src 'self'; "), "{policy}");
+        let shown = headers.get(X_FRAME_OPTIONS).map(|value| value.to_str().unwrap());
+        assert_eq!(shown, options);
+    }
+
+    #[test]
+    fn nobody_shows_the_page_in_a_frame_who_is_not_named() {
+        check_frames(&[], "'none'", Some("DENY"));
+        check_frames(
+            &["http://ha.lan:8123", "https://ha.lan"],
+            "http://ha.lan:8123 https://ha.lan",
+            None,
+        );
+    }
 
     #[test]
     fn a_target_is_what_the_path_names() {

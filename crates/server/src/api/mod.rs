@@ -65,6 +65,8 @@ pub use tokens::{NewTokenRequest, NewTokenView};
 pub struct ApiSettings {
     /// Names that the server answers to, beside `localhost`, its loopback addresses and the address that was dialled.
     pub hosts: Vec<String>,
+    /// Origins of the pages that may show ours in a frame.
+    pub frame_ancestors: Vec<String>,
     /// Proxies that may say for whom they ask.
     pub proxies: Vec<IpNet>,
     /// Whether `/metrics` needs a token from this machine, too.
@@ -87,6 +89,7 @@ impl Default for ApiSettings {
     fn default() -> Self {
         Self {
             hosts: Vec::new(),
+            frame_ancestors: Vec::new(),
             proxies: Vec::new(),
             metrics_need_token: false,
             rate: Rate::default(),

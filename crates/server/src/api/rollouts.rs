@@ -263,6 +263,8 @@ async fn history(
 struct StatsQuery {
     /// Milliseconds since 1970; without it the last 30 days.
     since_ms: Option<i64>,
+    /// In steps of so many seconds as well: an hour or longer, at most 400 of them.
+    step_s: Option<u32>,
 }
 
 /// How updates went, and who runs what.
@@ -273,5 +275,6 @@ async fn stats(State(api): State<Api>, Asked(query): Asked<StatsQuery>) -> Resul
     let since_ms = query
         .since_ms
         .unwrap_or_else(|| api.clock.now().wall_ms - STATS_MS);
-    Ok(Json(api.rollouts.stats(since_ms).await?))
+    let step_ms = query.step_s.map(|step_s| i64::from(step_s) * 1_000);
+    Ok(Json(api.rollouts.stats(since_ms, step_ms).await?))
 }

@@ -4,17 +4,21 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::{Extension, Json};
 use http::StatusCode;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
 use super::auth::{Identity, broken};
-use super::body::Given;
+use super::body::{Asked, Given};
 use super::guard::Audited;
 use super::problem::Failure;
 use crate::rollout::{RunError, TimetableError};
-use crate::views::{Problem, RolloutView, ScheduleView, WantedSchedule, WantedWindow, WindowView};
+use crate::views::{
+    Problem, RolloutView, ScheduleView, TimetableView, WantedSchedule, WantedWindow, WindowView,
+};
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
@@ -23,6 +27,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(list_schedules))
         .routes(routes!(show_schedule, set_schedule, remove_schedule))
         .routes(routes!(run_schedule))
+        .routes(routes!(timetable))
 }
 
 impl From<TimetableError> for Failure {
@@ -168,6 +173,26 @@ async fn run_schedule(
     let devices: Vec<_> = rollout.members.iter().map(|member| &member.device).collect();
     let audited = Audited::detail(json!({ "rollout": rollout.summary.id, "devices": devices }));
     Ok(audited.with((StatusCode::CREATED, Json(rollout))))
+}
+
+/// From when until when.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct TimetableQuery {
+    /// Milliseconds since 1970; without it from now.
+    from_ms: Option<i64>,
+    /// Milliseconds since 1970, at most five weeks later; without it for a week.
+    until_ms: Option<i64>,
+}
+
+/// When windows are open and schedules due in a span of time, as a calendar shows it.
+#[utoipa::path(get, path = "/api/v1/timetable", tag = "windows", params(TimetableQuery), responses((status = 200, body = TimetableView)))]
+async fn timetable(State(api): State<Api>, Asked(query): Asked<TimetableQuery>) -> Json<TimetableView> {
+    const WEEK_MS: i64 = 7 * 86_400_000;
+    let from_ms = query.from_ms.unwrap_or_else(|| api.clock.now().wall_ms);
+    let until_ms = query.until_ms.unwrap_or(from_ms.saturating_add(WEEK_MS));
+    Json(api.rollouts.timetable(from_ms, until_ms))
 }
 
 fn set(entry: &Value, was: Option<&Value>, view: impl serde::Serialize) -> Response {

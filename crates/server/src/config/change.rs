@@ -20,13 +20,14 @@ pub struct Change {
 }
 
 /// Keys that are read once, when the server starts.
-const AT_START: [&str; 14] = [
+const AT_START: [&str; 15] = [
     "server.listen",
     "server.data",
     "server.tls",
     "server.callback",
     "server.pull",
     "server.hosts",
+    "server.frame_ancestors",
     "server.trusted_proxies",
     "server.limits",
     "server.allowed_networks",
@@ -220,6 +221,7 @@ fn server(facts: &mut Facts, config: &Config) {
         facts.path("server.tls.client_ca", client_ca.as_deref());
     }
     facts.list("server.hosts", &server.hosts);
+    facts.list("server.frame_ancestors", &server.frame_ancestors);
     facts.list("server.trusted_proxies", &server.trusted_proxies);
     facts.list("server.allowed_networks", &server.allowed_networks);
     facts.plain("server.callback.bind", server.callback.bind);

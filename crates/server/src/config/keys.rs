@@ -22,6 +22,7 @@ pub(super) const SERVER: &[&str] = &[
     "database",
     "tls",
     "hosts",
+    "frame_ancestors",
     "trusted_proxies",
     "allowed_networks",
     "callback",

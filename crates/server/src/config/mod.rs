@@ -99,6 +99,8 @@ pub struct Server {
     pub tls: Option<Tls>,
     /// Names and addresses, without a port, by which clients may call the API besides those of this machine.
     pub hosts: Vec<String>,
+    /// Origins of the pages that may show our page in a frame, as `http://homeassistant.local:8123`; nobody else may.
+    pub frame_ancestors: Vec<String>,
     /// Proxies whose word about the client is believed, and that speak TLS in our place.
     pub trusted_proxies: Vec<IpNet>,
     /// Where devices may be.
@@ -539,6 +541,7 @@ impl Default for Server {
             data: None,
             tls: None,
             hosts: Vec::new(),
+            frame_ancestors: Vec::new(),
             trusted_proxies: Vec::new(),
             allowed_networks: values::private().to_vec(),
             callback: Callback::default(),

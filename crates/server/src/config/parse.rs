@@ -293,6 +293,11 @@ impl Reader {
             let host = self.scalar(node, "server.hosts", "`hosts: [reflash.lan]`", values::host);
             server.hosts.extend(host);
         }
+        for node in table.list("frame_ancestors").unwrap_or_default() {
+            let example = "`frame_ancestors: [\"http://homeassistant.local:8123\"]`";
+            let origin = self.scalar(node, "server.frame_ancestors", example, values::origin);
+            server.frame_ancestors.extend(origin);
+        }
         for node in table.list("trusted_proxies").unwrap_or_default() {
             let example = "`trusted_proxies: [\"192.168.1.2\"]`";
             let network = self.scalar(node, "server.trusted_proxies", example, values::network);

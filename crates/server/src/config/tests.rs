@@ -497,6 +497,39 @@ fn networks_are_allowed_up_to_their_size_and_where_they_are_listed() {
     bad("server: { allowed_networks: [loopback] }\nir_remote_ota: { devices: [192.168.1.1] }");
 }
 
+/// It becomes part of a header that browsers obey.
+#[test]
+fn who_may_show_the_page_in_a_frame_is_a_plain_origin() {
+    let of = |origin: &str| format!("server: {{ frame_ancestors: [{origin:?}] }}");
+    for (given, kept) in [
+        (
+            "http://homeassistant.local:8123",
+            "http://homeassistant.local:8123",
+        ),
+        ("https://HA.lan/", "https://ha.lan"),
+        ("http://192.168.1.9:8123", "http://192.168.1.9:8123"),
+        ("http://[fd00::9]:8123", "http://[fd00::9]:8123"),
+    ] {
+        assert_eq!(good(&of(given)).server.frame_ancestors, [kept]);
+    }
+    for wrong in [
+        "*",
+        "'self'",
+        "https:",
+        "http://*.lan",
+        "https://a.lan; script-src *",
+        "https://a.lan/page",
+        "https://a.lan/?x",
+        "https://me@a.lan",
+        "javascript://a.lan",
+        "ha.lan:8123",
+        "https://a.lan\r\nX: y",
+        "",
+    ] {
+        bad(&of(wrong));
+    }
+}
+
 #[test]
 fn bombs_end_in_a_refusal_at_once() {
     let laughs: String = (1..12).fold("a0: &a0 [x, x]\n".to_owned(), |text, idx| {
@@ -917,7 +950,7 @@ fn what_changed_is_told_in_words_and_whether_it_needs_a_restart() {
     let before = good("ir_remote_ota: { ota_password: a, devices: [192.168.1.2] }");
     assert!(before.diff(&before.clone()).is_empty());
     let after = good(
-        "server: { listen: \"127.0.0.1:9000\", tls: self-signed, hosts: [reflash.lan] }\n\
+        "server: { listen: \"127.0.0.1:9000\", tls: self-signed, hosts: [reflash.lan], frame_ancestors: [\"http://ha.lan:8123/\"] }\n\
          ir_remote_ota: { scan_interval: 10m, ota_password: b, devices: [192.168.1.3] }",
     );
     let told: Vec<(String, bool)> = before
@@ -930,6 +963,10 @@ fn what_changed_is_told_in_words_and_whether_it_needs_a_restart() {
         ("ir_remote_ota.devices.192.168.1.3 is new", false),
         ("ir_remote_ota.password is another one", false),
         ("ir_remote_ota.scan_interval was 5m and is now 10m", false),
+        (
+            "server.frame_ancestors was none and is now http://ha.lan:8123",
+            true,
+        ),
         ("server.hosts was none and is now reflash.lan", true),
         ("server.listen was 127.0.0.1:8927 and is now 127.0.0.1:9000", true),
         ("server.tls.cert is now self-signed", true),

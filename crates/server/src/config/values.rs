@@ -199,6 +199,31 @@ pub(super) fn host(text: &str) -> Result<String, Reason> {
     Ok(name.to_ascii_lowercase())
 }
 
+/// The origin of a web page: scheme, host and perhaps a port, nothing else. It becomes part of a header, so nothing that could
+/// mean more there gets through: no path, no `*`, no quotes.
+pub(super) fn origin(text: &str) -> Result<String, Reason> {
+    let wrong =
+        || "this is no origin of a page: `http://` or `https://`, a host, and perhaps a port".to_owned();
+    let uri: http::Uri = text.parse().map_err(|_| wrong())?;
+    let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(wrong());
+    };
+    if authority.as_str().contains('@') || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err(wrong());
+    }
+    let name = host(authority.host().trim_matches(['[', ']']))?;
+    let name = if name.contains(':') {
+        format!("[{name}]")
+    } else {
+        name
+    };
+    let port = authority
+        .port_u16()
+        .map(|port| format!(":{port}"))
+        .unwrap_or_default();
+    Ok(format!("{scheme}://{name}{port}"))
+}
+
 /// An address or a network, host bits cleared.
 pub(super) fn network(text: &str) -> Result<IpNet, Reason> {
     let network = match text.parse::<IpAddr>() {

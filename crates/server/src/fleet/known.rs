@@ -24,6 +24,8 @@ pub(crate) struct Known {
     pub(crate) standing: Standing,
     /// When it answered last, milliseconds since 1970.
     pub(crate) seen_ms: Option<i64>,
+    /// When it was seen first, milliseconds since 1970.
+    pub(crate) first_seen_ms: i64,
     pub(crate) enrolled: bool,
     /// Why nothing is sent to it.
     pub(crate) conflict: Option<String>,
@@ -74,6 +76,7 @@ impl Fleet {
             snapshot: row.snapshot.clone(),
             standing: entry.presence.state(),
             seen_ms: row.seen_ms,
+            first_seen_ms: row.first_seen_ms,
             enrolled: row.enrolled_ms.is_some(),
             conflict: entry.conflict_text(),
             tags: row.tags.clone(),

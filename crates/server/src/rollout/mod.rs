@@ -4,6 +4,7 @@
 //! keeps the changes, and only then the runner gets the commands. What could not be stored never happened.
 
 mod clock;
+mod course;
 mod error;
 mod held;
 mod job;

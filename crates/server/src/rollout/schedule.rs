@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use model::window::Window;
 use serde_json::json;
 use store::{AuditEntry, ScheduleTurn, TimetableKind};
 use tokio_util::sync::CancellationToken;
@@ -11,7 +12,10 @@ use super::clock::Verdict;
 use super::timetable::TimetableError;
 use super::{Policy, RolloutError, Rollouts, window};
 use crate::config::{Cron, Due, Schedule};
-use crate::views::{RefusalView, RolloutView, ScheduleTurnView, ScheduleView, WantedRollout, WindowView};
+use crate::views::{
+    OpenSpanView, RefusalView, RolloutView, ScheduleTimesView, ScheduleTurnView, ScheduleView, TimetableView,
+    WantedRollout, WindowTimesView, WindowView,
+};
 
 /// How often the clock is looked at: whoever sets it wakes nobody.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
@@ -19,6 +23,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(20);
 const LOOK_BACK_MS: i64 = 10 * 60_000;
 /// Minutes that are remembered of each schedule, so that none comes twice.
 const N_REMEMBERED: usize = 32;
+/// The longest span that is told of at once: five weeks, as a page of a calendar shows.
+const TIMETABLE_MAX_MS: i64 = 35 * 86_400_000;
+/// So often in a span it is told when a schedule is due. Guess: more cannot be seen apart in a picture.
+const N_DUE_MAX: usize = 500;
 
 impl Rollouts {
     /// Begins rollouts when they are due, until it is cancelled.
@@ -324,6 +332,37 @@ impl Rollouts {
         })
     }
 
+    /// When windows are open and schedules due in a span of time; in one that is too long only in its beginning.
+    pub fn timetable(&self, from_ms: i64, until_ms: i64) -> TimetableView {
+        let policy = self.policy();
+        let until_ms = until_ms
+            .min(from_ms.saturating_add(TIMETABLE_MAX_MS))
+            .max(from_ms);
+        let windows = policy.windows.values().map(|window| WindowTimesView {
+            name: window.name.clone(),
+            open: open_spans(window, from_ms, until_ms),
+        });
+        let schedules = policy.schedules.iter().map(|(name, schedule)| {
+            let first = next(schedule, &policy, from_ms.saturating_sub(1));
+            let due = std::iter::successors(first, |due| next(schedule, &policy, due.at_ms));
+            let due = due.map(|due| due.at_ms).take_while(|at_ms| *at_ms < until_ms);
+            let mut due_ms: Vec<i64> = due.take(N_DUE_MAX + 1).collect();
+            let more = due_ms.len() > N_DUE_MAX;
+            due_ms.truncate(N_DUE_MAX);
+            ScheduleTimesView {
+                name: name.clone(),
+                due_ms,
+                more,
+            }
+        });
+        TimetableView {
+            from_ms,
+            until_ms,
+            windows: windows.collect(),
+            schedules: schedules.collect(),
+        }
+    }
+
     /// Why nothing opens and nothing is due.
     fn trouble_of(&self, timezone: Option<&str>) -> Option<RefusalView> {
         let now = self.inner.engine.clock().now();
@@ -341,6 +380,23 @@ pub enum RunError {
     /// No rollout came of it.
     #[error(transparent)]
     Rollout(#[from] RolloutError),
+}
+
+/// The openings of a window that have a part in a span of time.
+fn open_spans(window: &Window, from_ms: i64, until_ms: i64) -> Vec<OpenSpanView> {
+    let Some(zone) = window::zone(window.timezone.as_deref()) else {
+        return Vec::new();
+    };
+    let duration_ms = i64::try_from(window.duration.as_millis()).unwrap_or(i64::MAX);
+    // One that is open at the beginning has opened less than its length before.
+    let first = window.next_opening(&zone, from_ms.saturating_sub(duration_ms));
+    std::iter::successors(first, |opens_ms| window.next_opening(&zone, *opens_ms))
+        .take_while(|opens_ms| *opens_ms < until_ms)
+        .map(|opens_ms| OpenSpanView {
+            opens_ms,
+            closes_ms: opens_ms.saturating_add(duration_ms),
+        })
+        .collect()
 }
 
 /// Who makes the rollouts of a schedule.

@@ -417,19 +417,23 @@ impl Rollouts {
         })
     }
 
-    /// How updates went since a moment.
-    pub async fn stats(&self, since_ms: i64) -> Result<StatsView, RolloutError> {
+    /// How updates went since a moment; in steps of so many milliseconds too, where these are given.
+    pub async fn stats(&self, since_ms: i64, step_ms: Option<i64>) -> Result<StatsView, RolloutError> {
         let filter = JobFilter {
             since_ms: Some(since_ms),
             ..JobFilter::latest(100_000)
         };
         let jobs = self.inner.store.jobs(&filter).await;
+        let jobs = jobs.map_err(|error| RolloutError::store(&error))?;
         let mut stats = StatsView {
             since_ms,
             ..StatsView::default()
         };
+        if let Some(step_ms) = step_ms {
+            stats.course = self.course(&jobs, since_ms, step_ms).await?;
+        }
         let (mut n_good, mut n_meant) = (0_u32, 0_u32);
-        for job in jobs.map_err(|error| RolloutError::store(&error))? {
+        for job in jobs {
             let Some(outcome) = job.outcome else { continue };
             *stats
                 .outcomes

@@ -324,4 +324,22 @@ pub struct StatsView {
     pub n_enrolled: u64,
     /// Of these, for which nothing newer is offered.
     pub n_current: u64,
+    /// The same in steps, where steps were asked for; the oldest first.
+    #[serde(default)]
+    pub course: Vec<StatsSpanView>,
+}
+
+/// How updates went in a span of time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StatsSpanView {
+    /// From when, milliseconds since 1970.
+    pub from_ms: i64,
+    /// Until when.
+    pub until_ms: i64,
+    /// Updates that ended in it and were proven to have succeeded.
+    pub n_proven: u64,
+    /// Updates that ended in it and were to succeed.
+    pub n_meant: u64,
+    /// Enrolled devices by what they ran at its end, in words, as far as updates by this server tell.
+    pub running: BTreeMap<String, u64>,
 }

@@ -122,6 +122,48 @@ pub struct ScheduleView {
     pub trouble: Option<RefusalView>,
 }
 
+/// A time in which a window is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OpenSpanView {
+    /// When it opens, milliseconds since 1970.
+    pub opens_ms: i64,
+    /// When it closes.
+    pub closes_ms: i64,
+}
+
+/// When a window is open in a span of time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WindowTimesView {
+    /// Its name.
+    pub name: String,
+    /// Its openings, the earliest first; one that began before the span is told as well.
+    pub open: Vec<OpenSpanView>,
+}
+
+/// When a schedule is due in a span of time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScheduleTimesView {
+    /// Its name.
+    pub name: String,
+    /// When it is due, milliseconds since 1970, the earliest first.
+    pub due_ms: Vec<i64>,
+    /// Whether it is due more often than is told here.
+    pub more: bool,
+}
+
+/// All windows and schedules in a span of time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TimetableView {
+    /// From when, milliseconds since 1970.
+    pub from_ms: i64,
+    /// Until when.
+    pub until_ms: i64,
+    /// The windows.
+    pub windows: Vec<WindowTimesView>,
+    /// The schedules.
+    pub schedules: Vec<ScheduleTimesView>,
+}
+
 /// A window to be made or changed, with the keys of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WantedWindow {
