@@ -45,7 +45,7 @@ async fn begun(store: &Store, name: &str) -> (JobId, i64) {
         process_start_ticks: u64::MAX,
     };
     let grant = store
-        .acquire_lease(&id(name), &holder, 1_000, |_| Liveness::Alive)
+        .acquire_lease(&id(name), &holder, common::now(), |_| Liveness::Alive)
         .await
         .unwrap();
     let state = json!("begun");
