@@ -249,6 +249,22 @@ pub fn is_failure(ending: Ending) -> bool {
     }
 }
 
+/// Which job of a member has ended without its rollout having been told, of all that brought it this image, the oldest first.
+///
+/// `begun` is, for each, how many pushes it began and when it did, milliseconds since 1970; `n_told` is how many pushes the
+/// rollout knows of. They are compared first, as nobody sets them. Only of a job that sent nothing the wall clock has the last
+/// word, and that it began no earlier than it was decided (`since_ms`): if that is wrong, the device is looked at once more.
+pub fn untold(begun: &[(u8, i64)], n_told: u8, since_ms: i64) -> Option<usize> {
+    let n_pushes = begun.iter().fold(0_u8, |sum, (n, _)| sum.saturating_add(*n));
+    let (n_of_last, begun_ms) = begun.last()?;
+    let is_untold = if *n_of_last == 0 {
+        *begun_ms >= since_ms
+    } else {
+        n_pushes > n_told
+    };
+    is_untold.then_some(begun.len() - 1)
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {

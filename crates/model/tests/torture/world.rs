@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use model::family::{Fault, FaultKind, Label, Method, Reach, Reason, Timing, Verdict};
-use model::fleet::{Command, Course, Event, Fleet, MemberState, Rollout, Standing, State, step};
+use model::fleet::{Command, Course, Event, Fleet, MemberState, Rollout, Standing, State, step, untold};
 use model::id::{RolloutId, Sha256};
 use model::image::{ImageInfo, VersionSource};
 use model::installed::{self, Installed, standing};
@@ -1470,12 +1470,17 @@ impl World {
             return self.run_job(number, row, job, seen, settles);
         }
         if recover {
-            let last = self.store.jobs.iter().rfind(|row| {
-                row.device == device
-                    && row.rollout == rollout
-                    && row.begun_wall >= since_wall
-                    && (row.image == 0) == puts_back
+            let mut rows: Vec<&JobRow> = self.store.jobs.iter().collect();
+            rows.retain(|row| {
+                row.device == device && row.rollout == rollout && (row.image == 0) == puts_back
             });
+            let begun: Vec<_> = rows.iter().map(|row| (row.n_pushes, row.begun_wall)).collect();
+            let n_told = if puts_back {
+                0
+            } else {
+                self.n_told(server, rollout, device)
+            };
+            let last = untold(&begun, n_told, since_wall).map(|idx| rows[idx]);
             let done = match last.and_then(|row| Some((row.outcome.clone()?, row.n_pushes))) {
                 Some((outcome, n_pushes)) => Done::Ended(outcome, n_pushes),
                 None => Done::Nothing,
@@ -1483,6 +1488,13 @@ impl World {
             return self.done(number, done);
         }
         self.new_job(number);
+    }
+
+    /// Pushes of a member that its rollout knows of.
+    fn n_told(&self, server: usize, rollout: RolloutId, device: usize) -> u8 {
+        let rollout = self.servers[server].fleet.rollout(rollout);
+        let member = rollout.and_then(|rollout| rollout.member(&id_of(device)));
+        member.map_or(0, |(_, standing)| standing.n_pushes)
     }
 
     fn new_job(&mut self, number: u32) {
@@ -1698,9 +1710,6 @@ impl World {
                 let Some(worker) = self.workers.get_mut(&number) else {
                     return;
                 };
-                if worker.recover {
-                    return self.done(number, Done::Nothing);
-                }
                 worker.cancel_seen = false;
                 worker.stage = Stage::Leasing { since: self.at };
                 self.leased(number);
@@ -1968,11 +1977,25 @@ impl World {
         if written { Ok(()) } else { Err(Stop::Fenced) }
     }
 
-    /// Another has taken over: this one stops, and writes nothing.
+    /// Another has taken over: this one stops, and writes nothing. As after a restart it waits for what becomes of the job.
     fn fenced(&mut self, number: u32) {
         self.say(|| format!("worker {number} is fenced"));
-        let outcome = Outcome::because(Ending::Unverified, "taken over", "", "");
-        self.done(number, Done::Ended(outcome, model::job::MAX_PUSHES));
+        let at = self.at;
+        let Some(worker) = self.workers.get_mut(&number) else {
+            return;
+        };
+        worker.recover = true;
+        worker.cancel_seen = false;
+        let before = std::mem::replace(&mut worker.stage, Stage::Leasing { since: at });
+        let device = worker.device;
+        if let Stage::Runs {
+            session: Some(session),
+            ..
+        } = before
+        {
+            self.fall_silent(device, session);
+        }
+        self.again(number, ASK_AGAIN);
     }
 
     fn done(&mut self, number: u32, done: Done) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use engine::{Finished, Lease, LeaseError, Report, RunError, Start, Stop, Watcher, Way, Work};
 use model::chain::chain;
 use model::device::Device;
+use model::fleet::untold;
 use model::id::{DeviceId, JobId, RolloutId, Sha256};
 use model::job::{Order, Proof};
 use model::outcome::{Ending, Outcome};
@@ -30,8 +31,10 @@ pub(super) struct Assignment {
     pub(super) n_tries: u8,
     /// Pushes that it may begin.
     pub(super) max_pushes: u8,
-    /// When it was decided, milliseconds since 1970: its job is one that began then or later.
+    /// When it was decided, milliseconds since 1970.
     pub(super) since_ms: i64,
+    /// Pushes of this image to this device that the rollout knows of.
+    pub(super) n_told: u8,
     /// Only settle what an earlier process has left.
     pub(super) recover: bool,
 }
@@ -44,6 +47,8 @@ pub(super) enum Done {
     Excluded(Reason),
     /// Nothing was begun.
     Nothing,
+    /// Another process has taken over the device, and with it the job: how that ends, the journal tells once it is released.
+    TakenOver,
     /// The server ends; the journal tells the next one.
     Left,
 }
@@ -63,15 +68,22 @@ impl Rollouts {
     /// Does one job. The device is not looked at by others meanwhile.
     pub(super) async fn work(&self, assignment: &Assignment, mut stop: watch::Receiver<Stop>) -> Done {
         let id = &assignment.member.device;
-        let lease = match self.lease(id, assignment.recover, &mut stop).await {
-            Ok(lease) => lease,
-            Err(done) => return done,
-        };
-        self.inner.fleet.hold(id);
-        let done = self.work_leased(assignment, &lease, stop).await;
-        self.inner.engine.release(lease).await;
-        self.inner.fleet.let_go(id).await;
-        done
+        let mut assignment = assignment.clone();
+        loop {
+            let lease = match self.lease(id, assignment.recover, &mut stop).await {
+                Ok(lease) => lease,
+                Err(done) => return done,
+            };
+            self.inner.fleet.hold(id);
+            let done = self.work_leased(&assignment, &lease, stop.clone()).await;
+            self.inner.engine.release(lease).await;
+            self.inner.fleet.let_go(id).await;
+            match done {
+                // As after a restart: somebody else has had it, and has settled it, or has left it as it was.
+                Done::TakenOver => assignment.recover = true,
+                done => return done,
+            }
+        }
     }
 
     /// The right to work on the device; others are waited for.
@@ -151,7 +163,7 @@ impl Rollouts {
             stop,
         };
         let again = watcher.clone();
-        // Look first what an earlier process has left (rule 2): it may be the very job that is asked for.
+        // Look first what an earlier process has left (rule 2): it may be the very job that is asked for, or one after it.
         if let Some(open) = store.open_job(&member.device).await? {
             let own = store
                 .job_row(open.job)
@@ -173,19 +185,19 @@ impl Rollouts {
                 Ok(_) => {}
                 Err(done) => return Ok(done),
             }
-        } else if assignment.recover {
+        }
+        if assignment.recover {
             // It had ended, and only the rollout had not been told; or it had never begun.
             let jobs = store.jobs_of(*rollout, &member.device).await?;
-            let last = jobs
-                .into_iter()
-                .rfind(|job| job.started_ms >= assignment.since_ms && job.image == member.image);
+            let of_image = jobs.into_iter().filter(|job| job.image == member.image);
+            let mut jobs: Vec<_> = of_image.collect();
+            let begun: Vec<_> = jobs.iter().map(|job| (job.n_pushes, job.started_ms)).collect();
+            let last =
+                untold(&begun, assignment.n_told, assignment.since_ms).map(|idx| jobs.swap_remove(idx));
             return Ok(match last.and_then(|job| Some((job.outcome?, job.n_pushes))) {
                 Some((outcome, n_pushes)) => Done::Ended { outcome, n_pushes },
                 None => Done::Nothing,
             });
-        }
-        if assignment.recover {
-            return Ok(Done::Nothing);
         }
         engine.put_back(lease, &way).await?;
         if let Some(reason) = self.stands_against(member) {
@@ -312,16 +324,7 @@ fn ended(result: Result<Finished, RunError>) -> Result<Finished, Done> {
             "An interrupted update of this device was written by another version of Reflash and cannot be settled.",
             "Use the version that began it, or look at what the device runs.",
         )),
-        RunError::Fenced => Done::Ended {
-            outcome: Outcome::because(
-                Ending::Unverified,
-                "taken over",
-                "Another process has taken over this device in the middle of its update.",
-                "Look at what that process has done, and at what the device runs.",
-            ),
-            // Whatever was pushed counts as all there may be.
-            n_pushes: model::job::MAX_PUSHES,
-        },
+        RunError::Fenced => Done::TakenOver,
     })
 }
 

@@ -244,6 +244,8 @@ impl Rollouts {
                 n_tries,
                 max_pushes: n_pushes,
                 since_ms,
+                // One that is put back is sent one image more, once.
+                n_told: if back { 0 } else { standing.n_pushes },
                 recover,
             };
             let live = Live {
@@ -342,7 +344,8 @@ impl Rollouts {
                 Event::NothingDone { id, device },
             ],
             Done::Nothing => vec![Event::NothingDone { id, device }],
-            Done::Left => Vec::new(),
+            // Of what was taken over, the work is not over.
+            Done::Left | Done::TakenOver => Vec::new(),
         }
     }
 

@@ -278,3 +278,23 @@ fn a_quarantine_halts_what_would_bring_that_image_to_one_more() {
     bed.tell(quarantined(b"new"));
     assert_eq!(bed.state(), State::Finished);
 }
+
+#[test]
+fn a_job_that_pushed_is_told_once_wherever_the_wall_clock_was_set() {
+    const DAY_MS: i64 = 86_400_000;
+    let decided_ms = 10 * DAY_MS;
+    for set_ms in [-DAY_MS, 0, DAY_MS] {
+        let begun_ms = decided_ms + set_ms;
+        assert_eq!(untold(&[(1, begun_ms)], 0, decided_ms), Some(0));
+        assert_eq!(untold(&[(1, begun_ms)], 1, decided_ms), None, "an earlier try");
+        assert_eq!(untold(&[(1, begun_ms), (1, begun_ms)], 1, decided_ms), Some(1));
+        assert_eq!(untold(&[(1, begun_ms), (2, begun_ms)], 3, decided_ms), None);
+    }
+    assert_eq!(untold(&[], 0, decided_ms), None);
+}
+
+#[test]
+fn a_job_that_sent_nothing_is_told_if_it_began_after_it_was_decided() {
+    assert_eq!(untold(&[(1, 5), (0, 20)], 1, 10), Some(1));
+    assert_eq!(untold(&[(1, 5), (0, 9)], 1, 10), None);
+}
