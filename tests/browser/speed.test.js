@@ -2,7 +2,7 @@
 // could stretch it, the processor time of the page's thread is.
 import { after, before, test } from "node:test";
 import assert from "node:assert/strict";
-import { launch, open, signIn } from "./browser.js";
+import { launch, longestTask, open, signIn } from "./browser.js";
 import { World, image, until } from "./world.js";
 
 const N_DEVICES = 1000;
@@ -58,24 +58,6 @@ const WATCH = () => {
   };
   requestAnimationFrame(tick);
 };
-
-/** The longest task of the page's thread while `act` runs, in milliseconds of its processor time. */
-async function longestTask(page, act) {
-  const cdp = await page.context().browser().newBrowserCDPSession();
-  const events = [];
-  cdp.on("Tracing.dataCollected", ({ value }) => events.push(...value));
-  await cdp.send("Tracing.start", { traceConfig: { includedCategories: ["disabled-by-default-devtools.timeline", "toplevel"] }, transferMode: "ReportEvents" });
-  const result = await act();
-  const complete = new Promise((done) => cdp.once("Tracing.tracingComplete", done));
-  await cdp.send("Tracing.end");
-  await complete;
-  await cdp.detach();
-  const tasks = events.filter((event) => event.ph === "X" && event.name.endsWith("RunTask") && event.tdur);
-  const names = new Map(events.filter((event) => event.name === "thread_name").map((event) => [`${event.pid} ${event.tid}`, event.args.name]));
-  const ours = tasks.filter((event) => names.get(`${event.pid} ${event.tid}`) === "CrRendererMain");
-  assert.ok(ours.length > 100, `${ours.length} tasks of ${tasks.length} were seen`);
-  return { result, longest_ms: Math.max(...ours.map((event) => event.tdur)) / 1000 };
-}
 
 test("a thousand devices are painted within a second", async () => {
   const page = await open(browser, world.url);
