@@ -40,6 +40,18 @@ demo *ARGUMENTS:
 browser:
     .ci/run browser
 
+# A page that is open for long: its memory over minutes of rollouts, and its frames; just page-memory 10
+page-memory MINUTES="10":
+    cargo build --release --bin reflash
+    npm --prefix tests/browser ci --ignore-scripts
+    REFLASH=${CARGO_TARGET_DIR:-$PWD/target}/release/reflash node tests/browser/long.js {{ MINUTES }}
+
+# The pictures of the guide, taken anew
+pictures:
+    cargo build --bin reflash
+    npm --prefix tests/browser ci --ignore-scripts
+    REFLASH=${CARGO_TARGET_DIR:-$PWD/target}/debug/reflash node tests/browser/pictures.js
+
 # The folder of the server that the next three speak of; another one: just data=/tmp/x serve
 data := "target/data"
 

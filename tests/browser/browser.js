@@ -54,7 +54,7 @@ export async function signIn(page, token) {
 export async function isSound(page, what) {
   await page.evaluate(axe);
   const found = await page.evaluate(async () => {
-    const { violations } = await globalThis.axe.run(document, { resultTypes: ["violations"] });
+    const { violations } = await globalThis.axe.run(document, { resultTypes: ["violations"], rules: { "target-size": { enabled: true } } });
     return violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.slice(0, 3).map((node) => `${node.html.slice(0, 160)} (${node.failureSummary.replace(/\s+/g, " ").slice(0, 200)})`).join(" | ")}`);
   });
   assert.deepEqual(found, [], `axe on ${what}`);
@@ -65,3 +65,21 @@ export async function isSound(page, what) {
 
 /** To a place of the page, by its navigation. */
 export const visit = (page, name) => page.getByRole("navigation").getByRole("link", { name }).click();
+
+/** The longest task of the page's thread while `act` runs, in milliseconds of its processor time. */
+export async function longestTask(page, act) {
+  const cdp = await page.context().browser().newBrowserCDPSession();
+  const events = [];
+  cdp.on("Tracing.dataCollected", ({ value }) => events.push(...value));
+  await cdp.send("Tracing.start", { traceConfig: { includedCategories: ["disabled-by-default-devtools.timeline", "toplevel"] }, transferMode: "ReportEvents" });
+  const result = await act();
+  const complete = new Promise((done) => cdp.once("Tracing.tracingComplete", done));
+  await cdp.send("Tracing.end");
+  await complete;
+  await cdp.detach();
+  const tasks = events.filter((event) => event.ph === "X" && event.name.endsWith("RunTask") && event.tdur);
+  const names = new Map(events.filter((event) => event.name === "thread_name").map((event) => [`${event.pid} ${event.tid}`, event.args.name]));
+  const ours = tasks.filter((event) => names.get(`${event.pid} ${event.tid}`) === "CrRendererMain");
+  assert.ok(ours.length > 100, `${ours.length} tasks of ${tasks.length} were seen`);
+  return { result, longest_ms: Math.max(...ours.map((event) => event.tdur)) / 1000 };
+}

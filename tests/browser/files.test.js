@@ -28,6 +28,33 @@ test("every text that is asked for is there", async () => {
   for (const file of SOURCES) for (const [, start] of read(file).matchAll(/\bsay\(`([^`$]+)\$\{/g)) assert.ok(Object.keys(en).some((name) => name.startsWith(start)), `${file}: ${start}…`);
 });
 
+/** The names of reasons and rules that the server's sources make, without those of its tests. */
+function rules() {
+  const found = new Set();
+  const crates = new URL("../../crates/", import.meta.url);
+  for (const crate of ["model", "server", "families", "engine", "app"]) {
+    for (const name of readdirSync(new URL(`${crate}/src/`, crates), { recursive: true })) {
+      if (!name.endsWith(".rs") || /(^|\/)tests?(\/|\.rs)/.test(name)) continue;
+      const [source] = readFileSync(new URL(`${crate}/src/${name}`, crates), "utf8").split("#[cfg(test)]\nmod tests {");
+      for (const [, rule] of source.matchAll(/\bOutcome::because\(\s*(?:model::outcome::)?Ending::\w+,\s*"([^"]+)"/g)) found.add(rule);
+      for (const [, rule] of source.matchAll(/\bReason::new\(\s*"([^"]+)"/g)) found.add(rule);
+      if (name === "outcome.rs") for (const [, rule] of source.matchAll(/^pub const [A-Z_]+: &str = "([^"]+)";/gm)) found.add(rule);
+      if (name === "family.rs") for (const [, rule] of source.matchAll(/Self::\w+(?: \| Self::\w+)* => "([^"]+)",/g)) found.add(rule);
+    }
+  }
+  return [...found];
+}
+
+test("every reason that the server gives by a name, and what to do about it, has words", async () => {
+  const all = rules();
+  for (const known of ["boot loop", "no call-back", "device error", "window-too-short", "canary-failed", "partial"]) assert.ok(all.includes(known), `${known} was not found in the sources`);
+  for (const language of ["en", "de"]) {
+    const texts = await words(language);
+    const missing = all.map((rule) => rule.toLowerCase().replace(/[^a-z0-9]+/g, "-")).flatMap((rule) => [`reason.${rule}`, `next.${rule}`]).filter((name) => !(name in texts));
+    assert.deepEqual(missing, [], language);
+  }
+});
+
 test("no text is there that nobody asks for", async () => {
   const en = await words("en");
   const all = SOURCES.map(read).join("\n");

@@ -228,32 +228,63 @@ test("a viewer sees everything and can change nothing", async () => {
   await page.context().close();
 });
 
-test("the fleet is worked with keys alone", async () => {
+/** What has the focus, as one who cannot see it is told. */
+const focus = (page) =>
+  page.evaluate(() => {
+    const { activeElement: it } = document;
+    const name = it.getAttribute("aria-label") ?? it.labels?.[0]?.textContent ?? it.textContent;
+    return { name: name.replace(/\s+/g, " ").trim(), outline: getComputedStyle(it).outlineStyle };
+  });
+
+/** Goes on with the tabulator until this has the focus; whatever has it on the way shows it. */
+async function tabTo(page, name, most = 80) {
+  const passed = [];
+  for (let n = 0; n < most; n += 1) {
+    await page.keyboard.press("Tab");
+    const at = await focus(page);
+    assert.notEqual(at.outline, "none", `${at.name} shows no focus`);
+    passed.push(at.name);
+    if (typeof name === "string" ? at.name === name : name.test(at.name)) return;
+  }
+  assert.fail(`${name} was not reached: ${passed.join(", ")}`);
+}
+
+test("a device is updated, and its evidence read, with keys alone", async () => {
+  await world.addFirmware("ir_remote_1.2.bin", image("1.2", 60_000, { seed: 5 }));
   const page = await fleet();
   await page.getByRole("link", { name: "Kitchen" }).waitFor();
   await page.locator("body").press("Tab");
-  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the content");
+  assert.equal((await focus(page)).name, "Skip to the content");
   await page.keyboard.press("Enter");
-  const reached = new Set();
-  for (let n = 0; n < 40; n += 1) {
-    await page.keyboard.press("Tab");
-    const at = await page.evaluate(() => {
-      const { activeElement: it } = document;
-      const outline = getComputedStyle(it).outlineStyle;
-      return [it.getAttribute("aria-label") ?? it.textContent.trim(), outline];
-    });
-    assert.notEqual(at[1], "none", `${at[0]} shows no focus`);
-    reached.add(at[0]);
-    if (at[0] === "Select Kitchen") break;
-  }
-  assert.ok(reached.has("Select Kitchen"), [...reached].join(", "));
+  await tabTo(page, "Select Kitchen");
   await page.keyboard.press("Space");
   await page.getByText("1 selected").waitFor();
-  await page.keyboard.press("Tab");
+  await tabTo(page, "Plan update");
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { level: 1, name: "Plan" }).waitFor();
+  assert.equal((await focus(page)).name, "Plan", "the heading has the focus");
+  await page.getByRole("button", { name: "Start 1 update" }).waitFor();
+  await tabTo(page, "Start 1 update");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").getByText("Update 1 device?").waitFor();
+  // Left by Escape, the focus is where it was.
+  await page.keyboard.press("Escape");
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  assert.equal((await focus(page)).name, "Start 1 update");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  // What is below cannot be reached from a dialog.
+  await tabTo(page, "Start", 5);
+  await page.keyboard.press("Enter");
+  await page.getByText("Finished", { exact: true }).waitFor({ timeout: 30_000 });
+  await tabTo(page, "Evidence Kitchen");
   await page.keyboard.press("Enter");
   await page.getByRole("heading", { level: 1, name: "Kitchen" }).waitFor();
-  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Kitchen", "the heading has the focus");
+  assert.equal((await focus(page)).name, "Kitchen", "the heading has the focus");
   assert.match(await page.title(), /^Kitchen/);
+  await tabTo(page, "Show device");
+  await page.keyboard.press("Enter");
+  await page.getByText("What you can change").waitFor();
   await page.context().close();
 });
 

@@ -27,7 +27,7 @@ before(async () => {
   world.old = await world.addFirmware("ir_remote_1.0.bin", image("1.0", 60_000), world.ids[11]);
   world.fresh = await world.addFirmware("ir_remote_1.1.bin", image("1.1", 80_000));
   world.unit = await world.addFirmware("C6_1_5_46_72_P1_1_1_5_48.mbin", mbin());
-  halted = await world.ask("POST", "rollouts", { devices: [world.ids[20], world.ids[21]], firmware: world.fresh.sha256, name: "Halted" });
+  halted = await world.ask("POST", "rollouts", { devices: [world.ids[20], world.ids[21]], firmware: world.fresh.sha256, name: "Morning" });
   assert.equal((await world.over(halted.id)).state, "halted");
   await world.ask("PUT", "windows/night", { start: "23:00", duration: "4h", timezone: "Europe/Vilnius" });
   await world.ask("PUT", "schedules/nightly", { cron: "55 22 * * mon-fri", window: "night" });
@@ -335,6 +335,44 @@ describe("what is steered", { concurrency: 2 }, () => {
     await page.getByText(/entries hold together/).waitFor();
     for (const action of ["token.create", "token.revoke", "settings.change"]) await page.getByText(action, { exact: true }).first().waitFor();
     await isSound(page, "the server's place");
+    await page.context().close();
+  });
+
+  test("whoever speaks German reads no English of the page, and reasons and next steps in German", async () => {
+    const words = async (language) => Object.values((await import(new URL(`../../crates/server/page/words/${language}.js`, import.meta.url))).default);
+    const german = new Set(await words("de"));
+    const escape = (text) => text.replace(/[.*+?^$()|[\]\\{}]/g, "\\$&");
+    const english = (await words("en")).filter((text) => !german.has(text)).map((text) => new RegExp(`^\\(?${escape(text).replace(/\\\{\w+\\\}/g, ".+")}\\)?$`));
+    assert.ok(english.length > 300 && english.some((pattern) => pattern.test("Opens at 23:00 every day for 4 h.")));
+    const page = await open(browser, world.url, { locale: "de-DE" });
+    await page.getByLabel("Token").fill(world.token);
+    await page.getByRole("button", { name: "Anmelden" }).click();
+    await page.getByRole("heading", { level: 1, name: "Geräte" }).waitFor();
+    const read = () =>
+      page.evaluate(() => {
+        const texts = [];
+        const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+        while (walk.nextNode()) if (!walk.currentNode.parentElement.closest("[lang=en], script")) texts.push(walk.currentNode.data.trim());
+        for (const it of document.querySelectorAll("[aria-label], [title], [placeholder]")) for (const name of ["aria-label", "title", "placeholder"]) texts.push(it.getAttribute(name) ?? "");
+        return texts.filter(Boolean);
+      });
+    const rollout = await world.ask("GET", `rollouts/${halted.id}`);
+    const failed = rollout.members.find((member) => member.state === "refused");
+    for (const place of ["#/", `#/device/${failed.device}`, `#/job/${failed.job}`, `#/rollout/${halted.id}`, "#/rollouts", "#/plan", "#/windows", "#/firmware", `#/firmware/${world.fresh.sha256}`, "#/history", "#/settings"]) {
+      await at(page, place);
+      await page.locator("main h1").first().waitFor();
+      await page.getByText("Lädt…").first().waitFor({ state: "detached" });
+      await until(`${place} is there`, async () => (await read()).length > 20);
+      assert.deepEqual((await read()).filter((text) => english.some((pattern) => pattern.test(text))), [], place);
+    }
+    await at(page, `#/job/${failed.job}`);
+    await page.getByText("(falsches Passwort)").waitFor();
+    await page.getByText("Setze das Passwort auf der Seite des Geräts").waitFor();
+    await at(page, `#/rollout/${halted.id}`);
+    await page.getByRole("alert").getByText(/Öffne unten seinen Nachweis/).waitFor();
+    await isSound(page, "a halted rollout in German");
+    await at(page, "#/windows");
+    await page.getByText("Öffnet um 23:00 täglich für 4 h.").waitFor();
     await page.context().close();
   });
 });

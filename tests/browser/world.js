@@ -105,7 +105,7 @@ export class World {
   folder = mkdtempSync(join(tmpdir(), "reflash-browser-"));
   simulators = [];
 
-  static async open({ policy = "canary: 1, canary_soak: 1s, soak: 1s", limits = "requests_per_minute: 60000", server = "", more = "" } = {}) {
+  static async open({ policy = "canary: 1, canary_soak: 1s, soak: 1s", limits = "requests_per_minute: 60000", server = "", more = "", poll = "5s" } = {}) {
     const world = new World();
     // An address of its own for each world, so that several may live beside each other.
     world.network = `127.${randomInt(64, 128)}.${randomInt(0, 256)}`;
@@ -113,7 +113,7 @@ export class World {
     world.ota_port = await freePort(`${world.network}.1`);
     world.modbus_port = await freePort(`${world.network}.1`);
     world.api_port = await freePort("127.0.0.1");
-    world.config = { policy, limits, server: server && `, ${server}`, more };
+    world.config = { policy, limits, server: server && `, ${server}`, more, poll };
     return world;
   }
 
@@ -146,10 +146,10 @@ export class World {
       `server: { listen: "127.0.0.1:${this.api_port}", allowed_networks: [loopback], limits: { ${this.config.limits} }${this.config.server} }
 policy: { ${this.config.policy} }
 ir_remote_ota:
-  network_range: "${this.network}.0/24"
+  network_range: "${this.range ?? `${this.network}.0/24`}"
   http_port: ${this.http_port}
   ota_port: ${this.ota_port}
-  poll_interval: 5s
+  poll_interval: ${this.config.poll}
 komfovent:
   network_range: "${this.network}.60/31"
   http_port: ${this.http_port}

@@ -56,7 +56,10 @@ export function tell(...topics) {
 export function listen(topic, listener) {
   const all = listeners.get(topic) ?? listeners.set(topic, new Set()).get(topic);
   all.add(listener);
-  return () => all.delete(listener);
+  return () => {
+    all.delete(listener);
+    if (all.size === 0) listeners.delete(topic);
+  };
 }
 
 /** Draws a component again when one of these has changed. */
@@ -221,8 +224,23 @@ export async function loadRollout(id) {
   return rollout;
 }
 
+/** Rollouts with their devices that are kept: a page that is open for months sees many. */
+const N_DETAILS = 12;
+
+function forgetOldDetails() {
+  const looked_at = Number(location.hash.match(/^#\/rollout\/(\d+)/)?.[1]);
+  for (const id of [...home.details.keys()].sort((a, b) => a - b)) {
+    if (home.details.size <= N_DETAILS) return;
+    const rollout = home.details.get(id);
+    if (!isOver(rollout.state) || id === looked_at) continue;
+    home.details.delete(id);
+    soon.delete(`rollout ${id}`);
+  }
+}
+
 export function tookRollout(rollout) {
   home.details.set(rollout.id, rollout);
+  forgetOldDetails();
   const { members, left_out, rules, ...summary } = rollout;
   home.rollouts.set(rollout.id, summary);
   // For a moment a job has ended and its outcome is not decided yet.

@@ -129,8 +129,8 @@ function step(range) {
   return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
 }
 
-/** A course over time. `points` are [ms, value]; null values are gaps. `marks` are [ms, word]. */
-export function Plot({ title, points, unit, marks = [], from_zero = false, empty }) {
+/** A course over time. `points` are [ms, value]; null values are gaps. `marks` are [ms, word]. `least`: so many points are worth a picture. */
+export function Plot({ title, points, unit, marks = [], from_zero = false, least = 2, empty }) {
   const box = useRef();
   const [width, setWidth] = useState(600);
   const [at, setAt] = useState(null);
@@ -143,7 +143,7 @@ export function Plot({ title, points, unit, marks = [], from_zero = false, empty
   const height = 150;
   const [left, right, top, bottom] = [74, 8, 14, 22];
   let body = null;
-  if (known.length > 1) {
+  if (known.length >= least) {
     const values = known.map(([, value]) => value);
     const range = Math.max(...values) - (from_zero ? 0 : Math.min(...values));
     // A flat line has no range of its own: a tenth of its height serves.

@@ -126,6 +126,12 @@ async fn history_and_statistics_tell_what_the_devices_have_seen() {
     let percent = stats["success_percent"].as_f64().unwrap();
     assert!((percent - 500.0 / 6.0).abs() < 0.1, "{stats:#}");
     assert_eq!(stats["n_enrolled"], 3);
+    assert_eq!(stats["course"], json!([]), "only where it is asked for");
+    let stats = home.get("stats?step_s=86400");
+    let course = stats["course"].as_array().unwrap();
+    let sum = |key: &str| course.iter().map(|span| span[key].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((sum("n_proven"), sum("n_meant")), (5, 6), "{stats:#}");
+    assert_eq!(course.last().unwrap()["running"], stats["running"], "{stats:#}");
 
     let history = home.get("history");
     let jobs = history.as_array().unwrap();

@@ -79,7 +79,10 @@ function History() {
     setJobs([...jobs, ...found]);
     setMore(found.length === 100);
   };
-  const course = stats?.course ?? [];
+  // What lies before the first device was known is empty, and a picture needs some days to be one.
+  const all = stats?.course ?? [];
+  const first = all.findIndex((span) => span.n_meant > 0 || Object.keys(span.running).length > 0);
+  const course = all.slice(first < 0 ? 0 : Math.min(first, Math.max(0, all.length - 7)));
   const success = course.map((span) => [(span.from_ms + span.until_ms) / 2, span.n_meant ? (span.n_proven * 100) / span.n_meant : null]);
   return html`<${Head} title=${say("nav.history")} kicker=${say("history.kicker")}>
       <label class="sort"><span>${say("stats.since")}</span> <select value=${days} onChange=${(event) => setDays(Number(event.target.value))}>${[7, 30, 90, 365].map((n) => html`<option value=${n}>${say("stats.days", { n })}</option>`)}</select></label>
@@ -91,7 +94,7 @@ function History() {
     </section>
     <div class="columns"><${Shares} title=${say("stats.outcomes")} of=${stats.outcomes} tone /><${Shares} title=${say("stats.reasons")} of=${stats.reasons} word=${reason} /><${Shares} title=${say("stats.running")} of=${stats.running} /></div>
     ${stats.n_enrolled > 0 && course.length > 1 && html`<section class="card"><div class="plots two">
-      <${Plot} title=${say(days > 100 ? "stats.course-weeks" : "stats.course")} points=${success} unit=${(n) => `${Math.round(n)} %`} from_zero empty=${say("stats.course-empty")} />
+      <${Plot} title=${say(days > 100 ? "stats.course-weeks" : "stats.course")} points=${success} unit=${(n) => `${Math.round(n)} %`} from_zero least=${1} empty=${say("stats.none")} />
       <${Bands} title=${say("stats.versions")} course=${course} />
     </div><${Numbers} course=${course} /></section>`}`}
     <section class="card"><h2>${say("history.updates")}</h2>${jobs === null ? html`<p class="quiet">${say("loading")}</p>` : jobs.length === 0 ? html`<p class="quiet">${say("history.empty")}</p>` : html`<${Jobs} jobs=${jobs} named />${more && html`<button class="button" onClick=${older}>${say("history.older")}</button>`}`}</section>`;

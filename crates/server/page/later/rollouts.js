@@ -99,7 +99,8 @@ function Rollout({ id }) {
     <div class="lanes">${waves.map((members, wave) => {
       const done = members.filter((member) => !isRunning(member.state) && !["queued", "waiting"].includes(member.state)).length;
       const is = over || done === members.length ? "done" : wave <= rollout.wave ? "open" : "later";
-      return html`<section class="lane ${is}" key=${wave} aria-labelledby="wave-${wave}">
+      const went = members.some((member) => toneOf(member.state) === "bad") ? "bad" : "";
+      return html`<section class="lane ${is} ${went}" key=${wave} aria-labelledby="wave-${wave}">
         <header><h2 id="wave-${wave}">${wave === 0 && rollout.n_waves > 1 ? say("wave.first") : say("wave.nth", { n: wave + 1 })}</h2><span class="quiet">${is === "later" ? say("wave.later") : say("rollout.ended-of", { n: done, of: members.length })}</span></header>
         <${Members} members=${members} cancel=${cancel} />
       </section>`;

@@ -38,7 +38,7 @@ function Audit() {
   const [rows] = use(() => (check ? get(`audit?limit=50&after=${Math.max(0, n_rows - 50)}`) : Promise.resolve(null)), [check]);
   return html`<section class="card"><h2>${say("audit.title")}</h2>
     ${check && html`<p>${check.broken_at === null || check.broken_at === undefined ? html`<${Standing} tone="good">${say("audit.whole", { n: check.n_rows })}</${Standing}>` : html`<${Standing} tone="bad">${say("audit.broken", { n: check.broken_at })}</${Standing}>`}</p>`}
-    ${rows && html`<ul class="list">${[...rows].reverse().map((row) => html`<li class="row audit" key=${row.seq}><span class="when"><${When} ms=${row.at_ms} /></span><span class="what"><strong class="mono">${row.action}</strong> <span class="mono wrap">${/^[0-9a-f]{64}$/.test(row.target) ? row.target.slice(0, 12) : row.target}</span></span><span class="quiet">${row.actor} · ${row.source}</span></li>`)}</ul>`}</section>`;
+    ${rows && html`<ul class="list">${[...rows].reverse().map((row) => html`<li class="row audit" key=${row.seq}><span class="when"><${When} ms=${row.at_ms} /></span><span class="what"><strong class="mono">${row.action}</strong> <span class="mono wrap">${/^[0-9a-f]{64}$/.test(row.target) ? row.target.slice(0, 12) : row.target}</span></span><${Theirs} class="quiet">${row.actor} · ${row.source}</${Theirs}></li>`)}</ul>`}</section>`;
 }
 
 function Server() {

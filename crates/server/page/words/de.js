@@ -641,7 +641,6 @@ export default {
   "compare.link": "mit dem Laufenden vergleichen",
   "stats.course": "Belegt gelungene Updates je Tag",
   "stats.course-weeks": "Belegt gelungene Updates je Woche",
-  "stats.course-empty": "Eine Linie braucht Updates an zwei Tagen.",
   "stats.versions": "Was auf den Geräten lief",
   "stats.bands-say": "{title}. Jetzt: {now}",
   "stats.others.one": "{n} andere",

@@ -641,7 +641,6 @@ export default {
   "compare.link": "compare with what it runs",
   "stats.course": "Updates proven to have succeeded, by day",
   "stats.course-weeks": "Updates proven to have succeeded, by week",
-  "stats.course-empty": "A line needs updates on two days.",
   "stats.versions": "What devices ran",
   "stats.bands-say": "{title}. Now: {now}",
   "stats.others.one": "{n} other",

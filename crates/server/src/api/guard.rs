@@ -507,13 +507,13 @@ impl Once {
 fn dress(headers: &mut HeaderMap, frames: &[String]) {
     const POLICY: &str =
         "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'";
-    let framed = (!frames.is_empty()).then(|| {
+    let named = (!frames.is_empty()).then(|| {
         POLICY.replace(
             "frame-ancestors 'none'",
             &format!("frame-ancestors {}", frames.join(" ")),
         )
     });
-    if let Some(policy) = framed.and_then(|policy| HeaderValue::try_from(policy).ok()) {
+    if let Some(policy) = named.and_then(|policy| HeaderValue::try_from(policy).ok()) {
         // No X-Frame-Options: it knows one origin at most, and only ours.
         headers.insert(CONTENT_SECURITY_POLICY, policy);
     } else {

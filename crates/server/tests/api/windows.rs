@@ -87,6 +87,62 @@ fn at_minute(minute: i64) -> i64 {
     Clock.now().wall_ms / hour_ms * hour_ms + minute * MINUTE_MS + 30_000
 }
 
+/// A moment as it stands in a calendar, milliseconds since 1970.
+fn moment(text: &str) -> i64 {
+    text.parse::<jiff::Timestamp>().unwrap().as_millisecond()
+}
+
+/// Over the night in which Vilnius leaps from three to four.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_timetable_tells_each_opening_and_each_due_minute_of_a_span() {
+    let house = house(&[
+        ("nightly", schedule("30 3 * * *", None)),
+        ("often", schedule("* * * * *", None)),
+    ])
+    .await;
+    let leap = json!({ "start": "03:30", "duration": "1h", "timezone": "Europe/Vilnius" });
+    let made = put(&house, &house.admin, "/api/v1/windows/leap", &leap).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    // Begins while the window is open, ends just as it opens.
+    let (from, until) = (moment("2027-03-27T02:00:00Z"), moment("2027-03-30T00:30:00Z"));
+    let path = format!("/api/v1/timetable?from_ms={from}&until_ms={until}");
+    let told = house.get(&house.viewer, &path).await.json();
+    let of = |kind: &str, name: &str| {
+        let all = told[kind].as_array().unwrap();
+        all.iter().find(|one| one["name"] == name).unwrap().clone()
+    };
+    let spans = [
+        ("2027-03-27T01:30:00Z", "2027-03-27T02:30:00Z"),
+        // The hour that does not come: at the end of the leap, for an hour.
+        ("2027-03-28T01:00:00Z", "2027-03-28T02:00:00Z"),
+        ("2027-03-29T00:30:00Z", "2027-03-29T01:30:00Z"),
+    ];
+    let spans =
+        spans.map(|(opens, closes)| json!({ "opens_ms": moment(opens), "closes_ms": moment(closes) }));
+    assert_eq!(of("windows", "leap")["open"], json!(spans));
+    let due = ["2027-03-28T01:00:00Z", "2027-03-29T00:30:00Z"].map(moment);
+    assert_eq!(of("schedules", "nightly")["due_ms"], json!(due));
+    // What cannot be told apart in a picture is told in part, and that it is.
+    let often = of("schedules", "often");
+    assert_eq!(
+        (&often["more"], often["due_ms"].as_array().unwrap().len()),
+        (&json!(true), 500)
+    );
+    assert_eq!(often["due_ms"][0], from);
+
+    // Nothing is worked out for years, backwards, or beyond all calendars.
+    for (from, until, shown) in [
+        (from, i64::MAX, from + 35 * DAY_MS),
+        (from, from - 1, from),
+        (i64::MAX - 1, i64::MAX, i64::MAX),
+    ] {
+        let path = format!("/api/v1/timetable?from_ms={from}&until_ms={until}");
+        let told = house.get(&house.viewer, &path).await;
+        assert_eq!(told.status, 200, "{told:?}");
+        assert_eq!(told.json()["until_ms"], shown);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollout_with_a_window_waits_until_it_opens() {
     let house = house(&[]).await;
