@@ -9,6 +9,7 @@ pub mod fleet;
 pub mod metrics;
 pub mod notify;
 mod page;
+pub mod parents;
 pub mod rollout;
 pub mod run;
 pub mod secrets;

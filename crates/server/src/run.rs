@@ -23,8 +23,9 @@ use crate::firmware::Repository;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
+use crate::parents::Parents;
 use crate::rollout::Rollouts;
-use crate::secrets::Sealer;
+use crate::secrets::{Sealer, random};
 use crate::settle;
 use crate::signals::{ends, hang_ups, watchdog};
 use crate::wiring::{
@@ -138,6 +139,8 @@ pub struct Server {
     notifier: Notifier,
     listeners: Vec<api::Listener>,
     api: Api,
+    /// Who holds it beside whoever started it.
+    parents: Parents,
     /// Ends the streams of events.
     cancel: CancellationToken,
     reloads: mpsc::Receiver<oneshot::Sender<Result<Reloaded, String>>>,
@@ -169,7 +172,7 @@ pub async fn serve(options: Options, tell: &(dyn Fn(Notice<'_>) + Send + Sync)) 
     }
     tell(Notice::Ready(&server.ready));
     let cancel = CancellationToken::new();
-    let ends = ends(cancel.clone(), server.options.managed)?;
+    let ends = ends(cancel.clone(), server.options.managed, server.parents.clone())?;
     let hang_ups = hang_ups(server.control.clone(), tell)?;
     // A service manager that is not there is no error.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -268,7 +271,14 @@ impl Server {
         let control = Control { reloads };
         let listeners = listeners(&config, &folder).await?;
         let url = url_of(&listeners, &config);
+        let about = api::About {
+            id: server_id(&store).await?,
+            name: host_name(),
+            managed: options.managed,
+            page: page_of(&listeners, &config),
+        };
         let cancel = CancellationToken::new();
+        let parents = Parents::default();
         let api = Api::new(api_parts(
             &config,
             &fleet,
@@ -279,6 +289,7 @@ impl Server {
             &engine,
             metrics,
             &control,
+            (about, parents.clone()),
             &cancel,
         ));
         let ready = Ready {
@@ -301,6 +312,7 @@ impl Server {
             notifier,
             listeners,
             api,
+            parents,
             cancel,
             reloads: reloads_wanted,
             control,
@@ -515,6 +527,51 @@ async fn first_token(
             )
         })?;
     Ok(made.map(|first| (first.token, first.path)))
+}
+
+/// The setting that holds the server's id.
+const SERVER_ID: &str = "server_id";
+
+/// The id of this server: made once, and kept with all that is its own.
+async fn server_id(store: &Store) -> Result<String, ServeError> {
+    let kept = store.setting(SERVER_ID).await;
+    let kept = kept.map_err(|error| ServeError::unreadable(&error))?;
+    if let Some(id) = kept.as_ref().and_then(serde_json::Value::as_str) {
+        return Ok(id.to_owned());
+    }
+    let bytes = random::<16>().map_err(|error| ServeError::unreadable(&error))?;
+    let id = hex::encode(bytes);
+    let stored = store.set_setting(SERVER_ID, Some(&json!(id))).await;
+    stored.map_err(|error| ServeError::unreadable(&error))?;
+    Ok(id)
+}
+
+/// What this machine is called.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "reflash".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// Where the page is reached over the network, if it is.
+fn page_of(listeners: &[api::Listener], config: &Config) -> Option<String> {
+    let address = listeners.iter().find_map(api::Listener::address)?;
+    if !address.ip().is_unspecified() {
+        return url_of(listeners, config);
+    }
+    let scheme = if config.server.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let host = config.server.hosts.first().cloned().unwrap_or_else(host_name);
+    let host = match host.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => host,
+    };
+    Some(format!("{scheme}://{host}:{}", address.port()))
 }
 
 /// Where the API is reached over the network, if it is.

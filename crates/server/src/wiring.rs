@@ -17,6 +17,7 @@ use crate::firmware::{self, Repository};
 use crate::fleet::{ConfiguredDevice, FamilySettings, Fleet, FleetSettings};
 use crate::metrics::Metrics;
 use crate::notify::{self, Notifier};
+use crate::parents::Parents;
 use crate::rollout::{Policy, Rollouts};
 use crate::run::{Control, ServeError};
 
@@ -239,6 +240,7 @@ pub(crate) fn api_parts(
     engine: &Engine,
     metrics: Metrics,
     control: &Control,
+    (about, parents): (api::About, Parents),
     cancel: &CancellationToken,
 ) -> api::Parts {
     let limits = config.server.limits;
@@ -267,6 +269,8 @@ pub(crate) fn api_parts(
             let control = control.clone();
             Box::pin(async move { control.reload().await })
         }),
+        about,
+        parents,
         cancel: cancel.clone(),
     }
 }

@@ -113,6 +113,8 @@ pub const TABLE: &[Access] = &[
         patience: None,
     },
     change(Method::DELETE, "/api/v1/session", Viewer, "session.end"),
+    read("/api/v1/server", Viewer),
+    read("/api/v1/attach", Admin),
     // devices
     read("/api/v1/devices", Viewer),
     patiently(

@@ -16,6 +16,7 @@ mod listen;
 mod notify;
 mod openapi;
 mod pace;
+mod parent;
 mod problem;
 mod rollouts;
 mod sessions;
@@ -45,6 +46,7 @@ use crate::firmware::Repository;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
+use crate::parents::Parents;
 use crate::rollout::Rollouts;
 
 pub use access::{Access, Least, TABLE, Takes};
@@ -53,6 +55,7 @@ pub use auth::{FirstToken, FirstTokenError, Identity, NewToken, TOKEN_FILE, firs
 pub use listen::{Limits, ListenError, ListenOn, Listener, Origin, Peer, Protection, SOCKET_FILE, serve};
 pub use openapi::{OPENAPI, document};
 pub use pace::Rate;
+pub use parent::{API, About, ServerView};
 pub use problem::Failure;
 pub use sessions::SessionView;
 pub use settings::{SettingsView, stored_settings};
@@ -136,6 +139,10 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Reads the configuration again.
     pub reload: Reload,
+    /// Which server this is.
+    pub about: About,
+    /// Who holds it.
+    pub parents: Parents,
     /// Ends the streams of events.
     pub cancel: CancellationToken,
 }
@@ -216,6 +223,7 @@ fn guarded(routes: Router<Api>, api: &Api) -> Router {
 fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(openapi::frame())
         .merge(system::routes())
+        .merge(parent::routes())
         .merge(sessions::routes())
         .merge(settings::routes())
         .merge(devices::routes())

@@ -10,6 +10,7 @@ mod flood;
 mod house;
 mod openapi;
 mod page;
+mod parent;
 mod requests;
 mod tokens;
 mod windows;
