@@ -6,6 +6,7 @@ mod bus;
 pub mod config;
 pub mod firmware;
 pub mod fleet;
+pub mod home_assistant;
 pub mod metrics;
 pub mod notify;
 mod page;

@@ -21,6 +21,7 @@ use crate::bus;
 use crate::config::{self, Config};
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
+use crate::home_assistant::HomeAssistant;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::parents::Parents;
@@ -129,6 +130,8 @@ impl Control {
 /// A server that has opened everything and not yet begun to serve.
 pub struct Server {
     config: Config,
+    /// The same as it was opened with, without what lies over it.
+    base: Config,
     options: Options,
     store: Arc<Store>,
     engine: Engine,
@@ -141,6 +144,7 @@ pub struct Server {
     api: Api,
     /// Who holds it beside whoever started it.
     parents: Parents,
+    home_assistant: HomeAssistant,
     /// Ends the streams of events.
     cancel: CancellationToken,
     reloads: mpsc::Receiver<oneshot::Sender<Result<Reloaded, String>>>,
@@ -231,11 +235,16 @@ impl Server {
         let store = open_store(&folder).await?;
         let engine = Engine::new(store.clone())
             .map_err(|error| ServeError::new(format!("{error}."), "Look whether /proc is there."))?;
-        let sealer = open_sealer(&folder)?;
+        let sealer = Arc::new(open_sealer(&folder)?);
         let first_token = first_token(&store, &folder, &engine).await?;
         let stored = api::stored_settings(&store)
             .await
             .map_err(|error| ServeError::unreadable(&error))?;
+        let base = config.clone();
+        let home_assistant = HomeAssistant::load(store.clone(), sealer.clone())
+            .await
+            .map_err(|error| ServeError::unreadable(&error))?;
+        home_assistant.lay_over(&mut config);
         overlay(&mut config, &stored);
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
         let bus::Parts { bus, pull, mut kept } = bus::open(&config, engine.clock());
@@ -251,7 +260,7 @@ impl Server {
             store.clone(),
             engine.clone(),
             site.clone(),
-            Arc::new(sealer),
+            sealer,
             repository.clone(),
             metrics.clone(),
             fleet_settings(&config, &site),
@@ -289,7 +298,7 @@ impl Server {
             &engine,
             metrics,
             &control,
-            (about, parents.clone()),
+            (about, parents.clone(), home_assistant.clone()),
             &cancel,
         ));
         let ready = Ready {
@@ -302,6 +311,7 @@ impl Server {
         };
         Ok(Self {
             config,
+            base,
             options,
             store,
             engine,
@@ -313,6 +323,7 @@ impl Server {
             listeners,
             api,
             parents,
+            home_assistant,
             cancel,
             reloads: reloads_wanted,
             control,
@@ -353,6 +364,7 @@ impl Server {
     pub async fn run(self, cancel: CancellationToken) {
         let Self {
             config,
+            base,
             options,
             store,
             engine,
@@ -363,6 +375,7 @@ impl Server {
             notifier,
             listeners,
             api,
+            home_assistant,
             cancel: streams,
             mut reloads,
             kept,
@@ -416,6 +429,11 @@ impl Server {
             cancel.clone(),
         ));
         tasks.spawn(notifier.clone().run(cancel.clone()));
+        tasks.spawn(forget_what_left(
+            home_assistant.clone(),
+            fleet.clone(),
+            cancel.clone(),
+        ));
         tasks.spawn(keep_house(
             store.clone(),
             engine.clone(),
@@ -435,7 +453,8 @@ impl Server {
                 () = cancel.cancelled() => break,
                 wanted = reloads.recv() => {
                     let Some(answer) = wanted else { break };
-                    let reloaded = reload(&mut now, &options, &store, (&fleet, &repository, &rollouts, &notifier), &site).await;
+                    let parts = (&fleet, &repository, &rollouts, &notifier, &home_assistant);
+                    let reloaded = reload(&mut now, &base, &options, &store, parts, &site).await;
                     let _ = answer.send(reloaded);
                 }
                 Some(ended) = tasks.join_next() => {
@@ -446,7 +465,7 @@ impl Server {
             }
         }
         while tasks.join_next().await.is_some() {}
-        drop((fleet, repository, rollouts, notifier, engine));
+        drop((fleet, repository, rollouts, notifier, home_assistant, engine));
         if let Some(store) = Arc::into_inner(store) {
             store.close().await;
         }
@@ -598,16 +617,24 @@ async fn roll_out(rollouts: Rollouts, cancel: CancellationToken, support: DropGu
 /// Reads the configuration again and applies what can be applied while the server runs.
 async fn reload(
     now: &mut Config,
+    base: &Config,
     options: &Options,
     store: &Store,
-    (fleet, repository, rollouts, notifier): (&Fleet, &Repository, &Rollouts, &Notifier),
+    (fleet, repository, rollouts, notifier, home_assistant): (
+        &Fleet,
+        &Repository,
+        &Rollouts,
+        &Notifier,
+        &HomeAssistant,
+    ),
     site: &Site,
 ) -> Result<Reloaded, String> {
     let mut read = match &options.config {
         Some(_) => read_config(options).map_err(|error| error.text)?,
         // Without a file only what was set by the API can have changed.
-        None => now.clone(),
+        None => base.clone(),
     };
+    home_assistant.lay_over(&mut read);
     let stored = api::stored_settings(store).await.map_err(|error| chain(&error))?;
     overlay(&mut read, &stored);
     let changes = now.diff(&read);
@@ -651,6 +678,28 @@ async fn tell_of_firmware(repository: Repository, fleet: Fleet, cancel: Cancella
             // What was missed is in the list of firmware all the same.
             Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
             Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Forgets devices that have left what Home Assistant hands over, as soon as nothing is under way with them.
+async fn forget_what_left(home_assistant: HomeAssistant, fleet: Fleet, cancel: CancellationToken) {
+    let mut events = fleet.events();
+    loop {
+        if home_assistant.has_leaving() {
+            home_assistant.forget_leaving(&fleet).await;
+        }
+        loop {
+            // An event that is missed costs nothing: the next one of its kind, or the next start, does it.
+            let event = tokio::select! {
+                () = cancel.cancelled() => return,
+                event = events.recv() => event,
+            };
+            match event {
+                Ok(event) if event.kind == "job.finished" => break,
+                Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            }
         }
     }
 }

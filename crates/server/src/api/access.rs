@@ -277,6 +277,32 @@ pub const TABLE: &[Access] = &[
         Admin,
         "configuration.reload",
     ),
+    // Home Assistant
+    read("/api/v1/configuration/home-assistant", Viewer),
+    change(
+        Method::PUT,
+        "/api/v1/configuration/home-assistant",
+        Admin,
+        "home-assistant.configure",
+    ),
+    change(
+        Method::DELETE,
+        "/api/v1/configuration/home-assistant",
+        Admin,
+        "home-assistant.forget",
+    ),
+    change(
+        Method::PUT,
+        "/api/v1/home-assistant/{entry_id}",
+        Operator,
+        "home-assistant.shows",
+    ),
+    change(
+        Method::DELETE,
+        "/api/v1/home-assistant/{entry_id}",
+        Operator,
+        "home-assistant.shows-nothing",
+    ),
     patiently(
         change(Method::POST, "/api/v1/notify/test", Admin, "notify.test"),
         DEVICE,

@@ -11,6 +11,7 @@ mod devices;
 mod events;
 mod firmware;
 mod guard;
+mod home_assistant;
 mod host;
 mod listen;
 mod notify;
@@ -44,6 +45,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
+use crate::home_assistant::HomeAssistant;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::parents::Parents;
@@ -52,6 +54,7 @@ use crate::rollout::Rollouts;
 pub use access::{Access, Least, TABLE, Takes};
 pub use audit::{AuditCheckView, AuditView};
 pub use auth::{FirstToken, FirstTokenError, Identity, NewToken, TOKEN_FILE, first_token};
+pub use home_assistant::{HandedView, MistakeView, MistakesProblem};
 pub use listen::{Limits, ListenError, ListenOn, Listener, Origin, Peer, Protection, SOCKET_FILE, serve};
 pub use openapi::{OPENAPI, document};
 pub use pace::Rate;
@@ -139,6 +142,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Reads the configuration again.
     pub reload: Reload,
+    /// What Home Assistant has told.
+    pub home_assistant: HomeAssistant,
     /// Which server this is.
     pub about: About,
     /// Who holds it.
@@ -231,6 +236,7 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(rollouts::routes())
         .merge(windows::routes())
         .merge(notify::routes())
+        .merge(home_assistant::routes())
         .merge(events::routes())
         .merge(audit::routes())
         .merge(tokens::routes())

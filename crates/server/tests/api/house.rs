@@ -21,6 +21,7 @@ use server::api::{
 };
 use server::firmware::{Repository, Settings};
 use server::fleet::{FamilySettings, Fleet, FleetSettings};
+use server::home_assistant::HomeAssistant;
 use server::metrics::Metrics;
 use server::notify::{self, Notifier};
 use server::parents::Parents;
@@ -56,6 +57,7 @@ pub(crate) struct House {
     pub(crate) address: SocketAddr,
     pub(crate) api: Api,
     pub(crate) parents: Parents,
+    pub(crate) home_assistant: HomeAssistant,
     pub(crate) fleet: Fleet,
     pub(crate) rollouts: Rollouts,
     pub(crate) reloading: Arc<Reloading>,
@@ -144,6 +146,8 @@ impl House {
         let reloading = Arc::new(Reloading::default());
         let cancel = CancellationToken::new();
         let parents = Parents::default();
+        let sealer = Arc::new(Sealer::open_or_make(folder.path()).unwrap());
+        let home_assistant = HomeAssistant::load(Arc::clone(&store), sealer).await.unwrap();
         let api = Api::new(Parts {
             store: Arc::clone(&store),
             clock: Clock,
@@ -157,6 +161,7 @@ impl House {
                 let reloading = Arc::clone(&reloading);
                 Arc::new(move || Box::pin(reload(Arc::clone(&reloading))))
             },
+            home_assistant: home_assistant.clone(),
             about: About {
                 id: SERVER.to_owned(),
                 name: "shed".to_owned(),
@@ -180,6 +185,7 @@ impl House {
             address,
             api,
             parents,
+            home_assistant,
             fleet,
             rollouts,
             reloading,
@@ -487,6 +493,7 @@ pub(crate) async fn raw(mut stream: impl AsyncRead + AsyncWrite + Unpin, request
 /// A route's path with something in the places of its parameters.
 pub(crate) fn filled(path: &str) -> String {
     path.replace("{id}", "0")
+        .replace("{entry_id}", "x")
         .replace("{name}", "x")
         .replace("{sha256}", &"0".repeat(64))
 }

@@ -7,6 +7,7 @@ mod doors;
 mod events;
 mod firmware;
 mod flood;
+mod home_assistant;
 mod house;
 mod openapi;
 mod page;
