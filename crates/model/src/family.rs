@@ -307,6 +307,11 @@ pub trait Family: Send + Sync {
         image.chip.iter().cloned().collect()
     }
 
+    /// Why this device takes no image of any kind; none where it may take one, unless the family knows better.
+    fn never_takes(&self, _device: &Device) -> Option<Refusal> {
+        None
+    }
+
     /// Every download that the vendor offers; none, unless the family says so.
     fn downloads(&self) -> Vec<Feed> {
         Vec::new()

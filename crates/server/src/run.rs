@@ -21,10 +21,12 @@ use crate::bus;
 use crate::config::{self, Config};
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
+use crate::home_assistant::HomeAssistant;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
+use crate::parents::Parents;
 use crate::rollout::Rollouts;
-use crate::secrets::Sealer;
+use crate::secrets::{Sealer, random};
 use crate::settle;
 use crate::signals::{ends, hang_ups, watchdog};
 use crate::wiring::{
@@ -128,6 +130,8 @@ impl Control {
 /// A server that has opened everything and not yet begun to serve.
 pub struct Server {
     config: Config,
+    /// The same as it was opened with, without what lies over it.
+    base: Config,
     options: Options,
     store: Arc<Store>,
     engine: Engine,
@@ -138,6 +142,9 @@ pub struct Server {
     notifier: Notifier,
     listeners: Vec<api::Listener>,
     api: Api,
+    /// Who holds it beside whoever started it.
+    parents: Parents,
+    home_assistant: HomeAssistant,
     /// Ends the streams of events.
     cancel: CancellationToken,
     reloads: mpsc::Receiver<oneshot::Sender<Result<Reloaded, String>>>,
@@ -169,7 +176,7 @@ pub async fn serve(options: Options, tell: &(dyn Fn(Notice<'_>) + Send + Sync)) 
     }
     tell(Notice::Ready(&server.ready));
     let cancel = CancellationToken::new();
-    let ends = ends(cancel.clone(), server.options.managed)?;
+    let ends = ends(cancel.clone(), server.options.managed, server.parents.clone())?;
     let hang_ups = hang_ups(server.control.clone(), tell)?;
     // A service manager that is not there is no error.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -228,11 +235,16 @@ impl Server {
         let store = open_store(&folder).await?;
         let engine = Engine::new(store.clone())
             .map_err(|error| ServeError::new(format!("{error}."), "Look whether /proc is there."))?;
-        let sealer = open_sealer(&folder)?;
+        let sealer = Arc::new(open_sealer(&folder)?);
         let first_token = first_token(&store, &folder, &engine).await?;
         let stored = api::stored_settings(&store)
             .await
             .map_err(|error| ServeError::unreadable(&error))?;
+        let base = config.clone();
+        let home_assistant = HomeAssistant::load(store.clone(), sealer.clone())
+            .await
+            .map_err(|error| ServeError::unreadable(&error))?;
+        home_assistant.lay_over(&mut config);
         overlay(&mut config, &stored);
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
         let bus::Parts { bus, pull, mut kept } = bus::open(&config, engine.clock());
@@ -248,7 +260,7 @@ impl Server {
             store.clone(),
             engine.clone(),
             site.clone(),
-            Arc::new(sealer),
+            sealer,
             repository.clone(),
             metrics.clone(),
             fleet_settings(&config, &site),
@@ -268,7 +280,14 @@ impl Server {
         let control = Control { reloads };
         let listeners = listeners(&config, &folder).await?;
         let url = url_of(&listeners, &config);
+        let about = api::About {
+            id: server_id(&store).await?,
+            name: host_name(),
+            managed: options.managed,
+            page: page_of(&listeners, &config),
+        };
         let cancel = CancellationToken::new();
+        let parents = Parents::default();
         let api = Api::new(api_parts(
             &config,
             &fleet,
@@ -279,6 +298,7 @@ impl Server {
             &engine,
             metrics,
             &control,
+            (about, parents.clone(), home_assistant.clone()),
             &cancel,
         ));
         let ready = Ready {
@@ -291,6 +311,7 @@ impl Server {
         };
         Ok(Self {
             config,
+            base,
             options,
             store,
             engine,
@@ -301,6 +322,8 @@ impl Server {
             notifier,
             listeners,
             api,
+            parents,
+            home_assistant,
             cancel,
             reloads: reloads_wanted,
             control,
@@ -341,6 +364,7 @@ impl Server {
     pub async fn run(self, cancel: CancellationToken) {
         let Self {
             config,
+            base,
             options,
             store,
             engine,
@@ -351,6 +375,7 @@ impl Server {
             notifier,
             listeners,
             api,
+            home_assistant,
             cancel: streams,
             mut reloads,
             kept,
@@ -404,6 +429,11 @@ impl Server {
             cancel.clone(),
         ));
         tasks.spawn(notifier.clone().run(cancel.clone()));
+        tasks.spawn(forget_what_left(
+            home_assistant.clone(),
+            fleet.clone(),
+            cancel.clone(),
+        ));
         tasks.spawn(keep_house(
             store.clone(),
             engine.clone(),
@@ -423,7 +453,8 @@ impl Server {
                 () = cancel.cancelled() => break,
                 wanted = reloads.recv() => {
                     let Some(answer) = wanted else { break };
-                    let reloaded = reload(&mut now, &options, &store, (&fleet, &repository, &rollouts, &notifier), &site).await;
+                    let parts = (&fleet, &repository, &rollouts, &notifier, &home_assistant);
+                    let reloaded = reload(&mut now, &base, &options, &store, parts, &site).await;
                     let _ = answer.send(reloaded);
                 }
                 Some(ended) = tasks.join_next() => {
@@ -434,7 +465,7 @@ impl Server {
             }
         }
         while tasks.join_next().await.is_some() {}
-        drop((fleet, repository, rollouts, notifier, engine));
+        drop((fleet, repository, rollouts, notifier, home_assistant, engine));
         if let Some(store) = Arc::into_inner(store) {
             store.close().await;
         }
@@ -517,6 +548,51 @@ async fn first_token(
     Ok(made.map(|first| (first.token, first.path)))
 }
 
+/// The setting that holds the server's id.
+const SERVER_ID: &str = "server_id";
+
+/// The id of this server: made once, and kept with all that is its own.
+async fn server_id(store: &Store) -> Result<String, ServeError> {
+    let kept = store.setting(SERVER_ID).await;
+    let kept = kept.map_err(|error| ServeError::unreadable(&error))?;
+    if let Some(id) = kept.as_ref().and_then(serde_json::Value::as_str) {
+        return Ok(id.to_owned());
+    }
+    let bytes = random::<16>().map_err(|error| ServeError::unreadable(&error))?;
+    let id = hex::encode(bytes);
+    let stored = store.set_setting(SERVER_ID, Some(&json!(id))).await;
+    stored.map_err(|error| ServeError::unreadable(&error))?;
+    Ok(id)
+}
+
+/// What this machine is called.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "reflash".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// Where the page is reached over the network, if it is.
+fn page_of(listeners: &[api::Listener], config: &Config) -> Option<String> {
+    let address = listeners.iter().find_map(api::Listener::address)?;
+    if !address.ip().is_unspecified() {
+        return url_of(listeners, config);
+    }
+    let scheme = if config.server.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let host = config.server.hosts.first().cloned().unwrap_or_else(host_name);
+    let host = match host.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => host,
+    };
+    Some(format!("{scheme}://{host}:{}", address.port()))
+}
+
 /// Where the API is reached over the network, if it is.
 fn url_of(listeners: &[api::Listener], config: &Config) -> Option<String> {
     let address = listeners.iter().find_map(api::Listener::address)?;
@@ -541,16 +617,24 @@ async fn roll_out(rollouts: Rollouts, cancel: CancellationToken, support: DropGu
 /// Reads the configuration again and applies what can be applied while the server runs.
 async fn reload(
     now: &mut Config,
+    base: &Config,
     options: &Options,
     store: &Store,
-    (fleet, repository, rollouts, notifier): (&Fleet, &Repository, &Rollouts, &Notifier),
+    (fleet, repository, rollouts, notifier, home_assistant): (
+        &Fleet,
+        &Repository,
+        &Rollouts,
+        &Notifier,
+        &HomeAssistant,
+    ),
     site: &Site,
 ) -> Result<Reloaded, String> {
     let mut read = match &options.config {
         Some(_) => read_config(options).map_err(|error| error.text)?,
         // Without a file only what was set by the API can have changed.
-        None => now.clone(),
+        None => base.clone(),
     };
+    home_assistant.lay_over(&mut read);
     let stored = api::stored_settings(store).await.map_err(|error| chain(&error))?;
     overlay(&mut read, &stored);
     let changes = now.diff(&read);
@@ -594,6 +678,28 @@ async fn tell_of_firmware(repository: Repository, fleet: Fleet, cancel: Cancella
             // What was missed is in the list of firmware all the same.
             Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
             Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Forgets devices that have left what Home Assistant hands over, as soon as nothing is under way with them.
+async fn forget_what_left(home_assistant: HomeAssistant, fleet: Fleet, cancel: CancellationToken) {
+    let mut events = fleet.events();
+    loop {
+        if home_assistant.has_leaving() {
+            home_assistant.forget_leaving(&fleet).await;
+        }
+        loop {
+            // An event that is missed costs nothing: the next one of its kind, or the next start, does it.
+            let event = tokio::select! {
+                () = cancel.cancelled() => return,
+                event = events.recv() => event,
+            };
+            match event {
+                Ok(event) if event.kind == "job.finished" => break,
+                Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            }
         }
     }
 }

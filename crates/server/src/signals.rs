@@ -7,10 +7,17 @@ use store::Store;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::parents::{GRACE, Parents};
 use crate::run::{Control, Notice, ServeError};
 
 /// Comes back when the server is to end.
-pub(crate) fn ends(cancel: CancellationToken, managed: bool) -> Result<impl Future<Output = ()>, ServeError> {
+///
+/// A server that is `managed` ends with its standard input, once no other parent holds it.
+pub(crate) fn ends(
+    cancel: CancellationToken,
+    managed: bool,
+    parents: Parents,
+) -> Result<impl Future<Output = ()>, ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
     let failed = |error: std::io::Error| {
         ServeError::new(format!("Listening for signals: {error}."), "Start it again.")
@@ -22,13 +29,13 @@ pub(crate) fn ends(cancel: CancellationToken, managed: bool) -> Result<impl Futu
             () = cancel.cancelled() => {}
             _ = terminate.recv() => tracing::info!("asked to end"),
             _ = interrupt.recv() => tracing::info!("interrupted"),
-            () = parent_gone(), if managed => tracing::info!("the parent is gone"),
+            () = parent_gone(&parents), if managed => tracing::info!("the parent is gone"),
         }
     })
 }
 
-/// Comes back when standard input has ended.
-async fn parent_gone() {
+/// Comes back when standard input has ended and no other parent is attached.
+async fn parent_gone(parents: &Parents) {
     let (gone, is_gone) = oneshot::channel();
     // A thread of its own: a read of the runtime's would hold up the end until the parent says something.
     std::thread::spawn(move || {
@@ -38,6 +45,10 @@ async fn parent_gone() {
         let _ = gone.send(());
     });
     let _ = is_gone.await;
+    if parents.n_attached() > 0 {
+        tracing::info!("whoever started the server is gone; another parent holds it");
+    }
+    parents.gone_for(GRACE).await;
 }
 
 /// Reads the configuration again on SIGHUP.

@@ -94,12 +94,27 @@ pub struct DeviceView {
     pub busy: bool,
     /// Whether a password is known for it.
     pub has_password: bool,
-    /// The image that it is believed to run.
+    /// What it is believed to run; null where it has never told.
     pub installed: Option<InstalledView>,
     /// The newest approved image that fits it.
     pub latest: Option<OfferView>,
     /// Whether that image is worth installing: it fits, is newer, and is neither skipped nor barred by a pin.
     pub offered: bool,
+    /// Whether it can be updated at all.
+    #[serde(default)]
+    pub supported: SupportView,
+    /// Its update that is under way, or waits, or was the last; null where there was none.
+    #[serde(default)]
+    pub job: Option<DeviceJobView>,
+    /// Its last update that has ended.
+    #[serde(default)]
+    pub last_update: Option<LastUpdateView>,
+    /// The images that it ran before and that are kept, the last first, in words: what it can go back to.
+    #[serde(default)]
+    pub way_back: Vec<String>,
+    /// How long an update to the newest image would take, seconds, without the time that it is watched afterwards.
+    #[serde(default)]
+    pub estimate_s: Option<u64>,
     /// Words its owner sorts by.
     pub tags: Vec<String>,
     /// The group it belongs to.
@@ -121,6 +136,9 @@ pub struct InstalledView {
     pub sha256: Option<String>,
     /// In words: the release's name, else what the device reports.
     pub name: String,
+    /// The same, to be compared with that of the newest image: two images never share it.
+    #[serde(default)]
+    pub text: String,
     /// Whether the image is kept here, so that there is a way back to it.
     pub kept: bool,
 }
@@ -132,10 +150,81 @@ pub struct OfferView {
     pub sha256: String,
     /// In words: its version, else its file name.
     pub name: String,
+    /// The same, to be compared with that of what is installed: two images never share it.
+    #[serde(default)]
+    pub text: String,
     /// Its file name.
     pub file_name: String,
     /// Why it is not offered although it is the newest; null where it is.
     pub why_not: Option<String>,
+}
+
+/// Whether a device can be updated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SupportView {
+    /// Whether it takes images at all.
+    pub install: bool,
+    /// Why not.
+    pub why_not: Option<String>,
+    /// What to do about it.
+    pub next_step: Option<String>,
+}
+
+impl Default for SupportView {
+    fn default() -> Self {
+        Self {
+            install: true,
+            why_not: None,
+            next_step: None,
+        }
+    }
+}
+
+/// How an update of a device stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeviceJobView {
+    /// The job's number; null while it waits in a rollout for its turn.
+    pub id: Option<i64>,
+    /// The rollout that it belongs to; null for a push by hand.
+    pub rollout: Option<i64>,
+    /// Where it stands, or how it ended: see the states of a rollout's devices.
+    pub state: String,
+    /// Whether it goes on now: it has begun and has not ended.
+    pub running: bool,
+    /// How much of the image has arrived, of a hundred; only while it is uploaded.
+    pub percent: Option<u8>,
+    /// The image that it brings, in words.
+    pub firmware: Option<String>,
+    /// The reason's name.
+    pub reason: Option<String>,
+    /// What happened, in a sentence.
+    pub text: Option<String>,
+    /// What to do about it.
+    pub next_step: Option<String>,
+}
+
+/// How an update of a device ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LastUpdateView {
+    /// The job's number.
+    pub job: i64,
+    /// The rollout that it belonged to; null for a push by hand.
+    pub rollout: Option<i64>,
+    /// Its word: `updated`, `updated-label-unchanged`, `already-current`, `kept-old`, `rolled-back`, `failed`, `unverified`,
+    /// `refused`, `cancelled`, or `unknown`.
+    pub outcome: String,
+    /// Whether the device runs the image, as far as can be proven.
+    pub ok: bool,
+    /// The image that it brought, in words.
+    pub firmware: Option<String>,
+    /// When it ended.
+    pub ended_ms: Option<i64>,
+    /// The reason's name.
+    pub reason: Option<String>,
+    /// What happened, in a sentence.
+    pub text: Option<String>,
+    /// What to do about it.
+    pub next_step: Option<String>,
 }
 
 /// Two devices in one place, or one in two.

@@ -15,8 +15,10 @@ use crate::api::{self, ApiSettings};
 use crate::config::{self, Config};
 use crate::firmware::{self, Repository};
 use crate::fleet::{ConfiguredDevice, FamilySettings, Fleet, FleetSettings};
+use crate::home_assistant::HomeAssistant;
 use crate::metrics::Metrics;
 use crate::notify::{self, Notifier};
+use crate::parents::Parents;
 use crate::rollout::{Policy, Rollouts};
 use crate::run::{Control, ServeError};
 
@@ -239,6 +241,7 @@ pub(crate) fn api_parts(
     engine: &Engine,
     metrics: Metrics,
     control: &Control,
+    (about, parents, home_assistant): (api::About, Parents, HomeAssistant),
     cancel: &CancellationToken,
 ) -> api::Parts {
     let limits = config.server.limits;
@@ -268,6 +271,9 @@ pub(crate) fn api_parts(
             let control = control.clone();
             Box::pin(async move { control.reload().await })
         }),
+        home_assistant,
+        about,
+        parents,
         cancel: cancel.clone(),
     }
 }

@@ -113,6 +113,9 @@ const JOBS_OF_BOTH: &str = select_job!(
     "where job.job < $1 and job.started_ms >= $2 and job.device = $4 and job.rollout = $5 \
      order by job.job desc limit $3"
 );
+const LAST_OF_EACH: &str = select_job!(
+    "where job.job in (select (select max(job) from job as own where own.device = device.id) from device)"
+);
 const TRIES: &str = select_job!("where job.device = $1 and job.rollout = $2 order by job.job");
 const UNPROVEN: &str = "select job.job, job.ended_ms, family, hardware, strength from job join device on device.id = job.device \
      where job.ending = 'unverified' and job.ended_ms >= $1 and not exists \
@@ -162,6 +165,16 @@ impl Store {
             query = query.bind(rollout.0);
         }
         query
+            .fetch_all(self.readers())
+            .await
+            .and_then(|rows| rows.iter().map(job_row).collect())
+            .map_err(|source| StoreError::new(DOING, source))
+    }
+
+    /// The last job of each device that has had one.
+    pub async fn last_jobs(&self) -> Result<Vec<JobRow>, StoreError> {
+        const DOING: &str = "reading the last job of each device";
+        sqlx::query(LAST_OF_EACH)
             .fetch_all(self.readers())
             .await
             .and_then(|rows| rows.iter().map(job_row).collect())

@@ -15,6 +15,7 @@ mod home;
 mod kills;
 mod limits;
 mod notify;
+mod parent;
 mod pull;
 #[path = "../../../server/tests/notify/receiver.rs"]
 mod receiver;
@@ -117,6 +118,29 @@ async fn a_rollout_outlives_kills_failures_and_absence() {
         ),
     ]);
     all(claims).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn home_assistant_owns_a_server_and_knows_nothing_of_devices() {
+    all(vec![
+        claim(
+            "a parent takes over from another, and the last one's push is finished",
+            parent::two_parents_one_after_the_other(),
+        ),
+        claim(
+            "without another parent it ends with its standard input",
+            parent::a_parent_that_never_attached(),
+        ),
+        claim(
+            "a block that is handed over is applied, kept and taken back",
+            parent::a_block_that_is_handed_over(),
+        ),
+        claim(
+            "a device tells all that an entity shows",
+            parent::a_device_as_an_entity_sees_it(),
+        ),
+    ])
+    .await;
 }
 
 async fn all(claims: Vec<Claim>) {

@@ -120,6 +120,14 @@ impl Family for Komfovent {
         accepts(&device.versions, image.versions.as_ref())
     }
 
+    fn never_takes(&self, device: &Device) -> Option<Refusal> {
+        let installed = Parts::read(&device.versions);
+        match installed.controller {
+            Some(unit) => of_unit(&installed, unit).into_iter().next(),
+            None => Some(unknown_controller()),
+        }
+    }
+
     fn methods(&self, _device: &Device) -> Vec<Method> {
         vec![Method::new(HTTP)]
     }
@@ -194,6 +202,13 @@ fn accepts(installed: &Versions, offered: Option<&Versions>) -> Vec<Refusal> {
     if !unit.model.takes(file.model) {
         refusals.push(wrong_controller(unit, file));
     }
+    refusals.extend(of_unit(&installed, unit));
+    refusals
+}
+
+/// What stands against any file for this unit.
+fn of_unit(installed: &Parts, unit: Controller) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
     if unit.model != Model::C8 && unit.numbers.functional() < OLDEST_CONTROLLER {
         refusals.push(too_old(unit));
     }
@@ -404,6 +419,25 @@ mod tests {
     }
 
     #[track_caller]
+    #[test]
+    fn a_unit_says_before_any_file_whether_it_takes_one() {
+        let rule = |installed: &str| {
+            let of_device = Parts::read(&versions(installed));
+            let unit = of_device.controller?;
+            of_unit(&of_device, unit)
+                .into_iter()
+                .next()
+                .map(|refusal| refusal.rule)
+        };
+        assert_eq!(
+            rule("C6 1.3.17.14").as_deref(),
+            Some("unsupported-source-version")
+        );
+        for good in ["C6 1.3.17.15", "C8 1.1.3.13", "C6M 1.4.47.74"] {
+            assert_eq!(rule(good), None, "{good}");
+        }
+    }
+
     fn check_accepts(installed: &str, image: &str, rules: &[&str]) {
         let refusals = accepts(&versions(installed), Some(&versions(image)));
         let found: Vec<&str> = refusals.iter().map(|refusal| refusal.rule.as_str()).collect();

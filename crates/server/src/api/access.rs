@@ -113,6 +113,8 @@ pub const TABLE: &[Access] = &[
         patience: None,
     },
     change(Method::DELETE, "/api/v1/session", Viewer, "session.end"),
+    read("/api/v1/server", Viewer),
+    read("/api/v1/attach", Admin),
     // devices
     read("/api/v1/devices", Viewer),
     patiently(
@@ -275,6 +277,32 @@ pub const TABLE: &[Access] = &[
         "/api/v1/configuration/reload",
         Admin,
         "configuration.reload",
+    ),
+    // Home Assistant
+    read("/api/v1/configuration/home-assistant", Viewer),
+    change(
+        Method::PUT,
+        "/api/v1/configuration/home-assistant",
+        Admin,
+        "home-assistant.configure",
+    ),
+    change(
+        Method::DELETE,
+        "/api/v1/configuration/home-assistant",
+        Admin,
+        "home-assistant.forget",
+    ),
+    change(
+        Method::PUT,
+        "/api/v1/home-assistant/{entry_id}",
+        Operator,
+        "home-assistant.shows",
+    ),
+    change(
+        Method::DELETE,
+        "/api/v1/home-assistant/{entry_id}",
+        Operator,
+        "home-assistant.shows-nothing",
     ),
     patiently(
         change(Method::POST, "/api/v1/notify/test", Admin, "notify.test"),

@@ -106,10 +106,27 @@ fn mentions(device: &DeviceView, text: &str) -> bool {
     (status = 200, body = Vec<DeviceView>),
     (status = 401, body = Problem, content_type = "application/problem+json"),
 ))]
-async fn list_devices(State(api): State<Api>, Asked(query): Asked<DevicesQuery>) -> Json<Vec<DeviceView>> {
+async fn list_devices(
+    State(api): State<Api>,
+    Asked(query): Asked<DevicesQuery>,
+) -> Result<Json<Vec<DeviceView>>, Failure> {
     let mut devices = api.fleet.devices();
     devices.retain(|device| query.covers(device));
-    Json(devices)
+    api.rollouts.complete(&mut devices).await?;
+    Ok(Json(devices))
+}
+
+/// What is shown of a device after a change of it. The change is done: what cannot be read of its history is left out.
+async fn completed(api: &Api, device: DeviceView) -> DeviceView {
+    let mut devices = [device];
+    if let Err(error) = api.rollouts.complete(&mut devices).await {
+        tracing::warn!(
+            error = model::chain::chain(&error),
+            "the history of a device cannot be read"
+        );
+    }
+    let [device] = devices;
+    device
 }
 
 /// A device to be added by its address or host name.
@@ -160,7 +177,7 @@ async fn add_device(
         target: Some(device.id.clone()),
         detail: json!({ "host": host }),
     };
-    Ok(audited.with((StatusCode::CREATED, Json(device))))
+    Ok(audited.with((StatusCode::CREATED, Json(completed(&api, device).await))))
 }
 
 /// Devices to be enrolled.
@@ -188,7 +205,13 @@ async fn enroll_devices(
             format!("`devices` names 1 to {N_ENROLLED_MAX} devices"),
         ));
     }
-    let devices = api.fleet.enroll(&request.devices, &identity.actor).await?;
+    let mut devices = api.fleet.enroll(&request.devices, &identity.actor).await?;
+    if let Err(error) = api.rollouts.complete(&mut devices).await {
+        tracing::warn!(
+            error = model::chain::chain(&error),
+            "the history of devices cannot be read"
+        );
+    }
     let ids: Vec<_> = devices.iter().map(|device| device.id.clone()).collect();
     let audited = Audited::detail(json!({ "devices": ids }));
     Ok(audited.with(Json(devices)))
@@ -201,7 +224,10 @@ async fn enroll_devices(
     (status = 404, body = Problem, content_type = "application/problem+json"),
 ))]
 async fn show_device(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<DeviceView>, Failure> {
-    Ok(Json(api.fleet.device(&id)?))
+    let mut devices = [api.fleet.device(&id)?];
+    api.rollouts.complete(&mut devices).await?;
+    let [device] = devices;
+    Ok(Json(device))
 }
 
 /// What is to change of a device: what is missing stays, what is null goes.
@@ -296,7 +322,7 @@ async fn enroll_device(
     api.fleet
         .enroll(std::slice::from_ref(&id), &identity.actor)
         .await?;
-    Ok(shown(api.fleet.device(&id)?))
+    Ok(shown(&api, api.fleet.device(&id)?).await)
 }
 
 /// Takes the enrolment back: the device is watched, and nothing is sent to it.
@@ -310,7 +336,7 @@ async fn unenroll_device(
     Extension(identity): Extension<Identity>,
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
-    Ok(shown(api.fleet.unenroll(&id, &identity.actor).await?))
+    Ok(shown(&api, api.fleet.unenroll(&id, &identity.actor).await?).await)
 }
 
 /// Whether updates are to be possible.
@@ -340,7 +366,7 @@ async fn set_ota(
         target: Some(device.id.clone()),
         detail: json!({ "enabled": request.enabled }),
     };
-    Ok(audited.with(Json(device)))
+    Ok(audited.with(Json(completed(&api, device).await)))
 }
 
 /// A version, or a digest of an image.
@@ -512,7 +538,7 @@ async fn replace_device(
         target: Some(old),
         detail: json!({ "by": device.id }),
     };
-    Ok(audited.with(Json(device)))
+    Ok(audited.with(Json(completed(&api, device).await)))
 }
 
 /// Which looks.
@@ -585,9 +611,10 @@ async fn changed(
         target: Some(device.id.clone()),
         detail: audited,
     };
-    Ok(audited.with(Json(device)))
+    Ok(audited.with(Json(completed(&api, device).await)))
 }
 
-fn shown(device: DeviceView) -> Response {
+async fn shown(api: &Api, device: DeviceView) -> Response {
+    let device = completed(api, device).await;
     Audited::target(&device.id).with(Json(device))
 }

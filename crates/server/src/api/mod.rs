@@ -11,11 +11,13 @@ mod devices;
 mod events;
 mod firmware;
 mod guard;
+mod home_assistant;
 mod host;
 mod listen;
 mod notify;
 mod openapi;
 mod pace;
+mod parent;
 mod problem;
 mod rollouts;
 mod sessions;
@@ -43,16 +45,20 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::firmware::Repository;
 use crate::fleet::Fleet;
+use crate::home_assistant::HomeAssistant;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
+use crate::parents::Parents;
 use crate::rollout::Rollouts;
 
 pub use access::{Access, Least, TABLE, Takes};
 pub use audit::{AuditCheckView, AuditView};
 pub use auth::{FirstToken, FirstTokenError, Identity, NewToken, TOKEN_FILE, first_token};
+pub use home_assistant::{HandedView, MistakeView, MistakesProblem};
 pub use listen::{Limits, ListenError, ListenOn, Listener, Origin, Peer, Protection, SOCKET_FILE, serve};
 pub use openapi::{OPENAPI, document};
 pub use pace::Rate;
+pub use parent::{API, About, ServerView};
 pub use problem::Failure;
 pub use sessions::SessionView;
 pub use settings::{SettingsView, stored_settings};
@@ -139,6 +145,12 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Reads the configuration again.
     pub reload: Reload,
+    /// What Home Assistant has told.
+    pub home_assistant: HomeAssistant,
+    /// Which server this is.
+    pub about: About,
+    /// Who holds it.
+    pub parents: Parents,
     /// Ends the streams of events.
     pub cancel: CancellationToken,
 }
@@ -219,6 +231,7 @@ fn guarded(routes: Router<Api>, api: &Api) -> Router {
 fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(openapi::frame())
         .merge(system::routes())
+        .merge(parent::routes())
         .merge(sessions::routes())
         .merge(settings::routes())
         .merge(devices::routes())
@@ -226,6 +239,7 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(rollouts::routes())
         .merge(windows::routes())
         .merge(notify::routes())
+        .merge(home_assistant::routes())
         .merge(events::routes())
         .merge(audit::routes())
         .merge(tokens::routes())

@@ -33,6 +33,7 @@ async fn health(State(api): State<Api>, identity: Option<axum::Extension<Identit
     let mut reasons = api.fleet.troubles();
     reasons.extend(api.repository.troubles().await);
     reasons.extend(api.notifier.troubles());
+    reasons.extend(api.home_assistant.troubles());
     if api.store.is_lost() {
         reasons.push(NoteView {
             rule: "storage".to_owned(),

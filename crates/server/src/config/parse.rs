@@ -774,7 +774,7 @@ impl Reader {
     }
 
     /// Reads a family's block; the firmware folder is given back, because it is everybody's.
-    fn family(
+    pub(super) fn family(
         &mut self,
         block: &Block,
         family: &mut FamilyBlock,

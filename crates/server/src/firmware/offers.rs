@@ -97,6 +97,7 @@ impl Repository {
             return Some(OfferView {
                 sha256: digest.to_string(),
                 name: kept.name.clone(),
+                text: kept.name.clone(),
                 file_name: kept.row.file_name.clone(),
                 why_not: release::why_not(family, device, runs, offered, &refusals, wishes)
                     .or_else(|| kept.quarantine().map(|refusal| refusal.text)),
@@ -141,9 +142,11 @@ impl Repository {
         let catalogue = self.catalogue();
         let kept = record.digest.and_then(|digest| catalogue.get(digest));
         let believed = kept.filter(|_| record.label == *seen);
+        let name = believed.map_or_else(|| family.words(seen), |kept| kept.name.clone());
         InstalledView {
             sha256: record.digest.map(|digest| digest.to_string()),
-            name: believed.map_or_else(|| family.words(seen), |kept| kept.name.clone()),
+            text: name.clone(),
+            name,
             kept: kept.is_some(),
         }
     }

@@ -173,6 +173,35 @@ impl Fleet {
         Ok(())
     }
 
+    /// Forgets the device that the configuration listed at this host and does not any more, unless somebody has enrolled or
+    /// added it since; where there is none, nothing is to be done.
+    pub(crate) async fn forget_listed(&self, family: &str, host: &str) -> Result<(), FleetError> {
+        let key = {
+            let settings = self.settings();
+            if settings.configured(family, host).is_some() {
+                return Ok(());
+            }
+            let state = self.state();
+            let mut entries = state.entries.values();
+            let found = entries.find(|entry| {
+                let row = &entry.row;
+                let is_ours = |source: &str| row.sources.iter().any(|own| own == source);
+                let by_somebody = row.enrolled_by.as_deref().is_some_and(|by| by != "configuration");
+                row.id.family.as_str() == family
+                    && row.given_as.as_deref() == Some(host)
+                    && is_ours("config")
+                    && !is_ours("added")
+                    && !is_ours("push")
+                    && !by_somebody
+            });
+            found.map(|entry| entry.key())
+        };
+        match key {
+            Some(key) => self.remove(&key, "configuration").await,
+            None => Ok(()),
+        }
+    }
+
     /// Enrols devices: from now on they may get a password answer and an image. All or none.
     pub async fn enroll(&self, named: &[String], actor: &str) -> Result<Vec<DeviceView>, FleetError> {
         let ids = self.ids_of(named)?;

@@ -13,7 +13,7 @@ use store::FleetRow;
 use tokio::time::Instant;
 
 use crate::firmware::Repository;
-use crate::views::{ConflictView, DeviceView, InstalledView, NoteView, OfferView};
+use crate::views::{ConflictView, DeviceView, InstalledView, NoteView, OfferView, SupportView};
 
 /// A health sample is kept at most this often unless something changed. Guess: a day of 144 points shows every trend,
 /// and polls without a sample cost half.
@@ -201,6 +201,7 @@ impl Entry {
         let snapshot = row.snapshot.as_ref();
         let device = self.device();
         let online = self.presence.state() == State::Online;
+        let (installed, latest) = self.installed_and_latest(repository);
         let (reported_version, versions) = match snapshot {
             Some(snapshot) if !snapshot.versions.is_empty() => {
                 (Some(snapshot.versions.to_string()), snapshot.versions.parts())
@@ -253,9 +254,14 @@ impl Entry {
             ota_wanted: row.ota_wanted,
             busy: snapshot.is_some_and(|snapshot| snapshot.busy),
             has_password: facts.has_password,
-            installed: self.installed(repository),
-            latest: self.offer.clone(),
+            installed,
+            latest,
             offered: self.is_offered(),
+            supported: self.supported(),
+            job: None,
+            last_update: None,
+            way_back: Vec::new(),
+            estimate_s: None,
             tags: row.tags.clone(),
             group: row.group.clone(),
             pinned: row.pinned.clone(),
@@ -271,15 +277,52 @@ impl Entry {
         may_be_updated && self.offer.as_ref().is_some_and(|offer| offer.why_not.is_none())
     }
 
-    fn installed(&self, repository: &Repository) -> Option<InstalledView> {
-        let record = self.row.installed.as_ref()?;
+    /// What it runs: what is recorded of it, else what it says.
+    pub(super) fn runs(&self, repository: &Repository) -> InstalledView {
         let nothing = Versions::default();
-        let seen = self
+        let snapshot = self.row.snapshot.as_ref();
+        let seen = snapshot.map_or(&nothing, |snapshot| &snapshot.versions);
+        if let Some(record) = &self.row.installed {
+            return repository.installed_view(&*self.family, record, seen);
+        }
+        let name = self.family.words(seen);
+        InstalledView {
+            sha256: None,
+            text: name.clone(),
+            name,
+            kept: false,
+        }
+    }
+
+    /// What it runs, and the newest image for it; where these are two and are called the same, the latter is told apart.
+    fn installed_and_latest(&self, repository: &Repository) -> (Option<InstalledView>, Option<OfferView>) {
+        let runs = self.runs(repository);
+        let mut latest = self.offer.clone();
+        if let Some(offer) = &mut latest {
+            let is_this = runs.sha256.as_ref() == Some(&offer.sha256);
+            let is_another = runs.sha256.is_some() || self.is_offered();
+            if !is_this && is_another && offer.text == runs.text {
+                let short: String = offer.sha256.chars().take(8).collect();
+                offer.text = format!("{} ({short})", offer.text);
+            }
+        }
+        let told = self.row.installed.is_some() || !runs.name.is_empty();
+        (told.then_some(runs), latest)
+    }
+
+    /// Whether it can be updated at all, as far as it has told what it is.
+    fn supported(&self) -> SupportView {
+        let device = self.device();
+        let refusal = self
             .row
             .snapshot
             .as_ref()
-            .map_or(&nothing, |snapshot| &snapshot.versions);
-        Some(repository.installed_view(&*self.family, record, seen))
+            .and_then(|_| self.family.never_takes(&device));
+        refusal.map_or_else(SupportView::default, |refusal| SupportView {
+            install: false,
+            why_not: Some(refusal.text),
+            next_step: Some(refusal.next_step),
+        })
     }
 
     fn warnings(&self, facts: Facts) -> Vec<NoteView> {

@@ -7,7 +7,6 @@ use model::family::Family;
 use model::id::DeviceId;
 use model::installed::Installed;
 use model::inventory::State as Standing;
-use model::version::Versions;
 use tokio::time::Instant;
 
 use super::entry::Entry;
@@ -55,19 +54,7 @@ impl Fleet {
 
     fn know(&self, entry: &Entry) -> Known {
         let row = &entry.row;
-        let nothing = Versions::default();
-        let seen = row
-            .snapshot
-            .as_ref()
-            .map_or(&nothing, |snapshot| &snapshot.versions);
-        let runs = match &row.installed {
-            Some(record) => self.inner.repository.installed_view(&*entry.family, record, seen),
-            None => InstalledView {
-                sha256: None,
-                name: entry.family.words(seen),
-                kept: false,
-            },
-        };
+        let runs = entry.runs(&self.inner.repository);
         Known {
             id: row.id.clone(),
             name: entry.name(),

@@ -14,6 +14,7 @@ mod restore;
 mod run;
 mod schedule;
 mod show;
+mod standing;
 mod steer;
 mod successor;
 mod timetable;
@@ -122,6 +123,8 @@ struct Inner {
     undecided: Mutex<Vec<Event>>,
     /// Images of running jobs.
     images: tokio::sync::Mutex<HashMap<Sha256, Image>>,
+    /// What follows from the history of each device.
+    past: Mutex<HashMap<DeviceId, standing::Past>>,
     /// Progress, which nobody stores.
     live: broadcast::Sender<EventView>,
 }
@@ -154,6 +157,8 @@ struct About {
 struct Running {
     stop: watch::Sender<Stop>,
     live: Live,
+    /// What was told of it last, and when.
+    told: Option<(&'static str, tokio::time::Instant)>,
 }
 
 impl Rollouts {
@@ -330,7 +335,9 @@ fn news(before: &Model, state: &mut State, wall_ms: i64) -> Vec<News> {
     let mut over = Vec::new();
     for (id, rollout) in state.model.rollouts() {
         let was = before.rollout(id);
-        let name = state.about.get(&id).and_then(|about| about.name.clone());
+        let about = state.about.get(&id);
+        let name = about.and_then(|about| about.name.clone());
+        let kind_name = about.map(|about| about.kind.clone());
         for (idx, (member, standing)) in rollout.plan().members.iter().zip(rollout.members()).enumerate() {
             let earlier = was.and_then(|was| was.members().get(idx));
             // An end that is corrected is told by whoever has corrected it.
@@ -359,18 +366,27 @@ fn news(before: &Model, state: &mut State, wall_ms: i64) -> Vec<News> {
                     device: Some(member.device.clone()),
                     detail: json!({ "rollout": id.0, "device": member.device.key(), "name": member.name,
                                     "job": state.last_jobs.get(&(id, member.device.clone())).map(|job| job.0),
-                                    "state": ended.name(), "reason": reason, "text": text }),
+                                    "state": ended.name(), "ok": ended.is_success(), "failed": ended.is_failure(),
+                                    "from": member.runs, "to": member.image_name, "sha256": member.image.to_string(),
+                                    "reason": reason, "text": text, "next_step": show::next_step(ended) }),
                 });
             }
         }
         let (course, was_course) = (rollout.course(), was.map(model::fleet::Rollout::course));
         let mut tell = |kind: &'static str| {
             let cause = course.cause.as_ref();
+            let mut counts = BTreeMap::new();
+            for standing in rollout.members() {
+                *counts.entry(standing.state.name()).or_insert(0_u32) += 1;
+            }
             news.push(News {
                 kind,
                 device: None,
-                detail: json!({ "rollout": id.0, "name": name, "state": course.state.name(), "wave": course.wave,
-                                "reason": cause.map(|cause| &cause.rule), "text": cause.map(|cause| &cause.text) }),
+                detail: json!({ "rollout": id.0, "name": name, "kind": kind_name, "state": course.state.name(), "wave": course.wave,
+                                "n_devices": rollout.members().len(), "counts": counts,
+                                "ok": rollout.is_over().then(|| show::all_well(rollout)),
+                                "reason": cause.map(|cause| &cause.rule), "text": cause.map(|cause| &cause.text),
+                                "next_step": cause.map(|cause| &cause.next_step) }),
             });
         };
         if was_course.is_some_and(|was| was.wave != course.wave) {

@@ -114,7 +114,8 @@ impl Rollouts {
         let detail = json!({
             "rollout": rollout.map(|rollout| rollout.0), "job": job.0, "device": device.key(),
             "name": known.ok().map(|known| known.name), "was": was.ending.name(), "was_reason": was.reason,
-            "state": outcome.ending.name(), "reason": outcome.reason, "text": outcome.text,
+            "state": outcome.ending.name(), "ok": outcome.ending.is_success(), "reason": outcome.reason,
+            "text": outcome.text, "next_step": outcome.next_step,
         });
         self.inner.fleet.note("job.corrected", Some(device), detail);
         let mut events = Vec::new();

@@ -68,6 +68,7 @@ impl Rollouts {
                 commands_wanted: Mutex::new(Some(commands_wanted)),
                 undecided: Mutex::default(),
                 images: tokio::sync::Mutex::default(),
+                past: Mutex::default(),
                 live,
             }),
         })

@@ -24,6 +24,8 @@ use crate::views::EventView;
 const MEASURE_EVERY: Duration = Duration::from_millis(100);
 /// How often the clocks are compared while a rollout waits for its window: a clock that is set wakes nobody.
 const COMPARE_EVERY: Duration = Duration::from_secs(15);
+/// How often it is told how far a job is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait after a decision that could not be stored.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// How long pushes may take to their end when the server ends (RELIABILITY.md F66: at most 60 s).
@@ -254,7 +256,14 @@ impl Rollouts {
                 acked_bytes: 0,
                 len_bytes: assignment.member.len_bytes,
             };
-            state.running.insert((id, device.clone()), Running { stop, live });
+            state.running.insert(
+                (id, device.clone()),
+                Running {
+                    stop,
+                    live,
+                    told: None,
+                },
+            );
             assignment
         };
         self.spawn((id, device), assignment, stopped, jobs);
@@ -389,7 +398,10 @@ impl Rollouts {
     pub(super) fn report(&self, id: RolloutId, device: &DeviceId, report: &Report<'_>) {
         let mut state = self.state();
         let State {
-            running, last_jobs, ..
+            running,
+            last_jobs,
+            model,
+            ..
         } = &mut *state;
         let Some(running) = running.get_mut(&(id, device.clone())) else {
             return;
@@ -398,7 +410,12 @@ impl Rollouts {
             Report::Begun(job) => {
                 running.live.job = Some(*job);
                 last_jobs.insert((id, device.clone()), *job);
-                let detail = json!({ "rollout": id.0, "job": job.0, "device": device.key() });
+                let member = model.rollout(id).and_then(|rollout| rollout.member(device));
+                let member = member.map(|(member, _)| member);
+                let detail = json!({ "rollout": id.0, "job": job.0, "device": device.key(),
+                                     "name": member.map(|member| &member.name),
+                                     "from": member.map(|member| &member.runs),
+                                     "to": member.map(|member| &member.image_name) });
                 self.inner.fleet.note("job.started", Some(device), detail);
             }
             Report::Phase(job) => {
@@ -418,6 +435,18 @@ impl Rollouts {
             Report::TooLate => return,
         }
         let live = running.live.clone();
+        // Every turn is told, and how far it is once a second.
+        let now = Instant::now();
+        let is_turn = running.told.as_ref().is_none_or(|(of, _)| *of != live.state);
+        if !is_turn
+            && running
+                .told
+                .as_ref()
+                .is_some_and(|(_, at)| now < *at + TELL_EVERY)
+        {
+            return;
+        }
+        running.told = Some((live.state, now));
         drop(state);
         // Its end is told by the rollout.
         if self.inner.live.receiver_count() == 0 || live.state == "finished" {

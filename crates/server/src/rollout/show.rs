@@ -34,7 +34,7 @@ pub(super) fn words(ended: &Ended) -> (Option<String>, Option<String>) {
 }
 
 /// What to do about a member that ended so.
-fn next_step(ended: &Ended) -> Option<String> {
+pub(super) fn next_step(ended: &Ended) -> Option<String> {
     match ended {
         Ended::Outcome(outcome) => outcome.next_step.clone(),
         Ended::Skipped(reason) | Ended::MissedWindow(reason) => Some(reason.next_step.clone()),
@@ -156,7 +156,7 @@ pub(super) fn plan_view(kind: RolloutKind, plan: &Plan) -> PlanView {
 }
 
 /// Whether every device has ended as it was meant to.
-fn all_well(rollout: &Rollout) -> bool {
+pub(super) fn all_well(rollout: &Rollout) -> bool {
     let mut members = rollout.members().iter();
     members.all(|standing| matches!(&standing.state, MemberState::Ended(ended) if ended.is_success()))
 }
@@ -227,7 +227,7 @@ impl Rollouts {
         Ok(last)
     }
 
-    fn show_open(&self, id: RolloutId, jobs: &BTreeMap<DeviceId, JobId>) -> Option<RolloutView> {
+    pub(super) fn show_open(&self, id: RolloutId, jobs: &BTreeMap<DeviceId, JobId>) -> Option<RolloutView> {
         let (about, rollout) = {
             let state = self.state();
             (state.about.get(&id)?.clone(), state.model.rollout(id)?.clone())
@@ -355,7 +355,7 @@ impl Rollouts {
         Ok(jobs.iter().map(|job| self.job_view(job)).collect())
     }
 
-    fn job_view(&self, row: &JobRow) -> JobView {
+    pub(super) fn job_view(&self, row: &JobRow) -> JobView {
         let live = {
             let state = self.state();
             let mut running = state.running.values();

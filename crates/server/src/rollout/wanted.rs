@@ -455,7 +455,7 @@ impl Rollouts {
     }
 
     /// What the device ran before what it runs now, the last first, as far as those images are kept.
-    async fn images_before(&self, known: &Known) -> Result<Vec<Sha256>, RolloutError> {
+    pub(super) async fn images_before(&self, known: &Known) -> Result<Vec<Sha256>, RolloutError> {
         let now = known.installed.as_ref().and_then(|installed| installed.digest);
         let recorded = self.inner.store.installed_before(&known.id).await;
         let recorded = recorded.map_err(|error| RolloutError::store(&error))?;
@@ -471,7 +471,7 @@ impl Rollouts {
     }
 
     /// How fast its last good push was, bytes per second; none where there was none.
-    async fn speed(&self, id: &DeviceId) -> Result<Option<f64>, RolloutError> {
+    pub(super) async fn speed(&self, id: &DeviceId) -> Result<Option<f64>, RolloutError> {
         let Some(job) = self.jobs_back(id).await?.into_iter().find(succeeded) else {
             return Ok(None);
         };
@@ -635,7 +635,7 @@ fn shown(words: &str) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate of images below 16 MiB")]
-fn len_bytes_f64(len_bytes: u64) -> f64 {
+pub(super) fn len_bytes_f64(len_bytes: u64) -> f64 {
     len_bytes as f64
 }
 

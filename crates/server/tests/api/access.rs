@@ -21,9 +21,9 @@ fn request(access: &Access) -> Request {
     }
 }
 
-/// Events never end by themselves; their head is enough.
+/// Events never end by themselves; their head is enough. Nor does a parent's stream, which is for the socket alone.
 fn is_endless(access: &Access) -> bool {
-    access.path == "/api/v1/events"
+    matches!(access.path, "/api/v1/events" | "/api/v1/attach")
 }
 
 /// RELIABILITY.md T32: the matrix of roles and routes, made of the table.

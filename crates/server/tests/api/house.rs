@@ -16,13 +16,15 @@ use net::{Dialer, Networks, Site};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use server::api::{
-    Api, ApiSettings, Limits, ListenOn, Listener, NewToken, Parts, Protection, Rate, Reloaded, SOCKET_FILE,
-    router, serve,
+    About, Api, ApiSettings, Limits, ListenOn, Listener, NewToken, Parts, Protection, Rate, Reloaded,
+    SOCKET_FILE, router, serve,
 };
 use server::firmware::{Repository, Settings};
 use server::fleet::{FamilySettings, Fleet, FleetSettings};
+use server::home_assistant::HomeAssistant;
 use server::metrics::Metrics;
 use server::notify::{self, Notifier};
+use server::parents::Parents;
 use server::rollout::{Policy, Rollouts};
 use server::secrets::Sealer;
 use store::{FleetRow, Store};
@@ -54,6 +56,8 @@ pub(crate) struct House {
     pub(crate) store: Arc<Store>,
     pub(crate) address: SocketAddr,
     pub(crate) api: Api,
+    pub(crate) parents: Parents,
+    pub(crate) home_assistant: HomeAssistant,
     pub(crate) fleet: Fleet,
     pub(crate) rollouts: Rollouts,
     pub(crate) reloading: Arc<Reloading>,
@@ -141,6 +145,9 @@ impl House {
         .unwrap();
         let reloading = Arc::new(Reloading::default());
         let cancel = CancellationToken::new();
+        let parents = Parents::default();
+        let sealer = Arc::new(Sealer::open_or_make(folder.path()).unwrap());
+        let home_assistant = HomeAssistant::load(Arc::clone(&store), sealer).await.unwrap();
         let api = Api::new(Parts {
             store: Arc::clone(&store),
             clock: Clock,
@@ -154,6 +161,14 @@ impl House {
                 let reloading = Arc::clone(&reloading);
                 Arc::new(move || Box::pin(reload(Arc::clone(&reloading))))
             },
+            home_assistant: home_assistant.clone(),
+            about: About {
+                id: SERVER.to_owned(),
+                name: "shed".to_owned(),
+                managed: true,
+                page: None,
+            },
+            parents: parents.clone(),
             cancel: cancel.clone(),
         });
         let tcp = Listener::bind(&listen_on(folder.path())).await.unwrap();
@@ -169,6 +184,8 @@ impl House {
             store,
             address,
             api,
+            parents,
+            home_assistant,
             fleet,
             rollouts,
             reloading,
@@ -262,6 +279,9 @@ fn row(mac: &str, host: u8) -> FleetRow {
         ..FleetRow::new(id, 1)
     }
 }
+
+/// The id of the server.
+pub(crate) const SERVER: &str = "00112233445566778899aabbccddeeff";
 
 /// The folder that images can be dropped into, beside the database.
 pub(crate) const FIRMWARE: &str = "firmware";
@@ -473,6 +493,7 @@ pub(crate) async fn raw(mut stream: impl AsyncRead + AsyncWrite + Unpin, request
 /// A route's path with something in the places of its parameters.
 pub(crate) fn filled(path: &str) -> String {
     path.replace("{id}", "0")
+        .replace("{entry_id}", "x")
         .replace("{name}", "x")
         .replace("{sha256}", &"0".repeat(64))
 }
