@@ -3,8 +3,9 @@
 # Everything comes from the registries that apt, pip and uv are set to; what is there already is reused.
 #
 # Home Assistant wants a newer Python than Debian 12 has.
-# It is taken from a minimal tree of a newer Debian and pointed at that tree's libraries: nothing is mounted, no root is
-# changed, and neither the host's apt nor its libc notice. The tree must stay where it is, as its path is in that Python.
+# Its files and those of the libraries that it uses are taken out of a newer Debian's packages into a folder, and it is
+# pointed at them: nothing is mounted or installed, and neither the host's apt nor its libc notice. The folder must stay
+# where it is, as its path is in that Python.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=$(realpath -m "${1:-$here/../../target/homeassistant}")
@@ -25,7 +26,6 @@ step() { echo "$(printf '%4d' "$SECONDS") s  $*"; }
 
 programs() {
     local missing=()
-    command -v debootstrap >/dev/null || missing+=(debootstrap)
     command -v patchelf >/dev/null || missing+=(patchelf)
     command -v g++ >/dev/null || missing+=(g++)
     command -v curl >/dev/null || missing+=(curl)
@@ -48,24 +48,28 @@ programs() {
 
 python_tree() {
     python=$tree/usr/bin/python3.14
-    if [[ ! -e $folder/tree.done ]]; then
-        step "Python 3.14 from Debian $SUITE"
-        rm -rf "$tree"
-        # The mirror is the one of the host's apt.
-        local mirror
-        mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)
-        # `sid` is the name of the script: Debian 12's debootstrap has none for younger suites.
-        debootstrap --variant=minbase --include=python3.14,python3.14-venv,python3.14-dev,ca-certificates \
-            "$SUITE" "$tree" "$mirror" sid >"$folder/debootstrap.log" 2>&1 \
-            || { tail -n 20 "$folder/debootstrap.log" >&2; return 1; }
-        rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/*
-        local libraries=$tree/usr/lib/x86_64-linux-gnu loader=$tree/lib64/ld-linux-x86-64.so.2
-        if [[ $(uname -m) == aarch64 ]]; then
-            libraries=$tree/usr/lib/aarch64-linux-gnu loader=$tree/lib/ld-linux-aarch64.so.1
-        fi
-        patchelf --set-interpreter "$loader" --force-rpath --set-rpath "$libraries:${libraries/usr\/}" "$python"
-        touch "$folder/tree.done"
-    fi
+    [[ ! -e $folder/tree.done ]] || return 0
+    step "Python 3.14 from Debian $SUITE"
+    rm -rf "$tree"
+    mkdir -p "$tree" "$folder/apt/lists/partial" "$folder/apt/archives/partial"
+    : >"$folder/apt/status"
+    # The mirror is the one of the host's apt; suites that move are sometimes signed for a shorter time than it takes.
+    echo "deb $(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1) $SUITE main" >"$folder/apt/sources.list"
+    # An apt that knows nothing of the host: nothing is installed, files are only taken out of packages.
+    local apt=(apt-get -q -o "Dir::State=$folder/apt" -o "Dir::State::status=$folder/apt/status" -o "Dir::Cache=$folder/apt"
+        -o "Dir::Etc::sourcelist=$folder/apt/sources.list" -o Dir::Etc::sourceparts=- -o Acquire::Check-Valid-Until=false
+        -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
+        -o APT::Install-Recommends=false -o "APT::Sandbox::User=$(id -un)")
+    "${apt[@]}" update >"$folder/apt.log"
+    "${apt[@]}" install --yes --download-only python3.14 libpython3.14-dev >>"$folder/apt.log"
+    local package
+    for package in "$folder"/apt/archives/*.deb; do dpkg-deb -x "$package" "$tree"; done
+    rm -rf "$folder/apt"
+    local libraries loader
+    libraries=$(dirname "$(find "$tree/usr/lib" -name libc.so.6)")
+    loader=$(find "$tree/usr" -name 'ld-linux*.so.*' ! -type l | head -n 1)
+    patchelf --set-interpreter "$loader" --force-rpath --set-rpath "$libraries" "$python"
+    touch "$folder/tree.done"
 }
 
 # An environment of that Python with what uv is given.
