@@ -9,8 +9,8 @@ if [[ ${1:-} != --inside ]]; then
 fi
 shift
 ip link set lo up multicast on
+# On loopback the whole network of an address is this machine.
 ip address add 192.168.1.2/24 dev lo
-ip route add local 192.168.1.0/24 dev lo
 # What is announced (mDNS) goes around in here.
 ip route add 224.0.0.0/4 dev lo
 # As the first process of its world it takes care of what others leave behind; so it waits, instead of becoming the command.
