@@ -124,11 +124,12 @@ class ReflashClient:
         """Return one image, by its digest, version or file name."""
         return Firmware.read(await self._object("GET", "firmware", sha256))
 
-    async def upload(self, name: str, image: bytes | Path) -> Firmware:
-        """Bring an image."""
+    async def upload(self, name: str, image: bytes | Path, *, running_on: str | None = None) -> Firmware:
+        """Bring an image; one that a device runs now becomes its way back."""
         if isinstance(image, Path):
             image = await asyncio.to_thread(image.read_bytes)
-        raw = await self._object("POST", "firmware", query={"file_name": name}, body=image, timeout_s=LONG_ANSWER_S)
+        query = {"file_name": name} if running_on is None else {"file_name": name, "running_on": running_on}
+        raw = await self._object("POST", "firmware", query=query, body=image, timeout_s=LONG_ANSWER_S)
         return Firmware.read(raw)
 
     async def approve(self, sha256: str) -> Firmware:
@@ -227,7 +228,7 @@ class ReflashClient:
 
     # Streams.
 
-    async def events(self, after: int | None = None) -> AsyncIterator[Event]:
+    async def events(self, after: int | None = None) -> AsyncGenerator[Event]:
         """Yield what happens, from `hello` on, until the stream ends; `after` replays."""
         query = {} if after is None else {"after": str(after)}
         async with self._stream("events", query, SILENCE_S) as response:
