@@ -8,7 +8,7 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import aiohttp
 from homeassistant.const import EVENT_HOMEASSISTANT_STOP
@@ -178,14 +178,14 @@ class ManagedServer:
         try:
             async with asyncio.timeout(READY_S):
                 line = await _async_first_line(self.hass, process)
-            ready = json.loads(line.removeprefix(b"READY ")) if line.startswith(b"READY ") else None
+            ready = _ready(line)
         except TimeoutError as error:
             _end_at_once(process)
             raise ManagedError("start_failed", f"{program} was not ready within {READY_S:.0f} s") from error
         except BaseException:
             _close(process)
             raise
-        if not isinstance(ready, dict):
+        if ready is None:
             _close(process)
             await _async_exit(process, END_S)
             said = await self.hass.async_add_executor_job(_last_words, self.folder)
@@ -338,6 +338,17 @@ async def _async_first_line(hass: HomeAssistant, process: subprocess.Popen[bytes
     finally:
         # It says one line there, and nothing after that.
         transport.close()
+
+
+def _ready(line: bytes) -> dict[str, Any] | None:
+    """Return what a server tells that is ready; None for any other line."""
+    if not line.startswith(b"READY "):
+        return None
+    try:
+        ready = json.loads(line.removeprefix(b"READY "))
+    except ValueError:
+        return None
+    return ready if isinstance(ready, dict) else None
 
 
 def _make_folder(folder: Path) -> None:
