@@ -1,6 +1,6 @@
 // A browser in which the owner of a Home Assistant is logged in, driven by lines of JSON on standard input:
 //   node browser.mjs BASE TOKENS LANGUAGE
-// {"do":"visit","path":"/…"}  {"do":"see","text":"…"}  {"do":"click","text":"…"}  {"do":"fill","label":"…","value":"…"}
+// {"do":"visit","path":"/…"}  {"do":"see","text":"…"}  {"do":"click","text":"…"}  {"do":"fill","values":["…"]}
 // {"do":"text"}  {"do":"shot","path":"…"}       answered by {"result":…} or {"error":"…"}, a line each.
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
@@ -21,7 +21,10 @@ await context.addInitScript(([held, chosen]) => {
 const page = await context.newPage();
 page.setDefaultTimeout(20_000);
 
-const match = (text) => (/^\/.*\/$/s.test(text) ? new RegExp(text.slice(1, -1), "s") : text);
+const match = (text) => {
+  const [, source, flags] = /^\/(.*)\/([a-z]*)$/s.exec(text) ?? [];
+  return source === undefined ? text : new RegExp(source, flags);
+};
 // The text of the page with what its shadows hold: `innerText` of the body stops at the first of them.
 const everything = () => {
   const out = [];
@@ -46,7 +49,12 @@ const steps = {
     const found = role ? page.getByRole(role, { name: match(text) }) : page.getByText(match(text));
     await found.filter({ visible: true }).first().click();
   },
-  fill: ({ label, value }) => page.getByLabel(match(label)).first().fill(value),
+  // The fields of the form that is open, from above.
+  async fill({ values }) {
+    const fields = page.locator("step-flow-form input").filter({ visible: true });
+    await fields.nth(values.length - 1).waitFor();
+    for (const [idx, value] of values.entries()) await fields.nth(idx).fill(value);
+  },
   press: ({ key }) => page.keyboard.press(key),
   type: ({ value }) => page.keyboard.type(value),
   text: () => page.evaluate(everything),

@@ -46,6 +46,10 @@ class Browser:
     async def click(self, text: str, *, role: str | None = None) -> None:
         await self.tell("click", text=text, role=role)
 
+    async def fill(self, *values: str) -> None:
+        """The fields of the form that is open, from above."""
+        await self.tell("fill", values=values)
+
     async def text(self) -> str:
         """All that is to be read."""
         return str(await self.tell("text"))

@@ -1,7 +1,6 @@
 """What every file here has: a home of its own, and how to make one."""
 
 import os
-import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,7 +11,7 @@ from home import Home
 def pytest_configure() -> None:
     """Outside of a network of its own, tests would meet the real 192.168.1.0/24."""
     if "REFLASH_HOME_NETWORK" not in os.environ:
-        sys.exit("start these tests with tests/homeassistant/run, which gives each file a network of its own")
+        pytest.exit("start these tests with tests/homeassistant/run, which gives each file a network of its own", 64)
 
 
 @pytest.fixture(scope="module")

@@ -130,9 +130,10 @@ class Home:
         if packages:
             lines.append("  packages:")
         for name, source in (packages or {}).items():
-            shutil.copyfile(source, self.config / source.name)
-            assert (self.config / source.name).read_bytes() == source.read_bytes()
-            lines.append(f"    {name}: !include {source.name}")
+            package = self.config / "packages" / source.name
+            package.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, package)
+            lines.append(f"    {name}: !include packages/{source.name}")
         lines += ["frontend:", "config:", "api:", "websocket_api:", "history:", "logbook:", "zeroconf:"]
         # The part of default_config that is used here.
         lines += ["logger: { default: warning, logs: { custom_components.ir_remote_ota: debug } }"]

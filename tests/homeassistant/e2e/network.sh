@@ -14,6 +14,7 @@ ip address add 192.168.1.2/24 dev lo
 # What is announced (mDNS) goes around in here.
 ip route add 224.0.0.0/4 dev lo
 # As the first process of its world it takes care of what others leave behind; so it waits, instead of becoming the command.
+export REFLASH_HOME_NETWORK=1
 status=0
 "$@" || status=$?
 exit "$status"
