@@ -223,6 +223,11 @@ class HomeAssistant:
     def told(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event.get("event_type") == kind]
 
+    def course(self, entity: str) -> list[tuple[str, dict[str, Any]]]:
+        """The states that an entity has gone through since `listen("state_changed")`, as they were told."""
+        changes = [event["data"] for event in self.told("state_changed") if event["data"]["entity_id"] == entity]
+        return [(change["new_state"]["state"], change["new_state"]["attributes"]) for change in changes if change["new_state"]]
+
     # Entries, devices
 
     async def flow(self, handler: str, *steps: dict[str, Any]) -> dict[str, Any]:

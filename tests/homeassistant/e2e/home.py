@@ -230,7 +230,7 @@ class Home:
         for program in reversed(self.programs):
             await program.end(kill=True)
         if keep := os.environ.get("KEEP"):
-            shutil.copytree(self.folder, pathlib.Path(keep) / self.folder.name, symlinks=True, ignore_dangling_symlinks=True)
+            shutil.copytree(self.folder, pathlib.Path(keep) / self.folder.name, symlinks=True, ignore=shutil.ignore_patterns("*.sock", "*.sock.*"))
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from browser import Browser
-from hass import ActionError, State
+from hass import ActionError
 from home import Home, Simulated, image, until
 
 KITCHEN, HALL, CELLAR = "192.168.1.110", "192.168.1.111", "192.168.1.112"
@@ -37,6 +37,7 @@ class TestConnect:
         home.write_configuration()
         await home.hass.start()
         await home.hass.listen("ir_remote_ota_update_failed")
+        await home.hass.listen("state_changed")
 
     async def test_it_is_added_in_the_browser_and_its_devices_are_ticked(self, home: Home, browser: Browser) -> None:
         await browser.visit("/config/integrations/dashboard/add?domain=ir_remote_ota")
@@ -79,19 +80,17 @@ class TestConnect:
         # What its owner sees: the dialog of the update, with its notes and a button.
         await browser.click("Update available")
         await browser.click("/^(Install|Update)$/", role="button")
-        seen: set[int | float] = set()
-
-        def moves(state: State) -> bool:
-            if (percentage := state["attributes"]["update_percentage"]) is not None:
-                seen.add(percentage)
-            return len(seen) >= 3
-
-        await home.hass.sees(UPDATE, moves, 60)
+        await home.hass.sees(UPDATE, lambda state: (state["attributes"]["update_percentage"] or 0) > 0, 60)
         await browser.sees("/[0-9.]+ ?%/")
         await browser.shot("installing")
-        state = await home.hass.sees(UPDATE, lambda state: not state["attributes"]["in_progress"], 60)
-        assert (state["state"], state["attributes"]["installed_version"]) == ("off", "1.1")
-        assert sorted(seen) == sorted(set(seen))
+        await home.hass.sees(UPDATE, "off", 60)
+        course = home.hass.course(UPDATE)
+        percentages = [told["update_percentage"] for _, told in course if told["update_percentage"] is not None]
+        assert len(set(percentages)) >= 3, course
+        assert percentages == sorted(percentages), course
+        # There is no moment at which it is over and not there yet.
+        ends = [idx for idx in range(1, len(course)) if course[idx - 1][1]["in_progress"] and not course[idx][1]["in_progress"]]
+        assert [(course[idx][0], course[idx][1]["installed_version"]) for idx in ends] == [("off", "1.1")], course
         assert len(self.kitchen.pushes()) == 1
 
     async def test_installing_on_a_device_that_puts_itself_back_is_an_error_that_says_so(self, home: Home) -> None:
