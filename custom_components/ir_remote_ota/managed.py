@@ -34,8 +34,10 @@ LOG_MAX_BYTES: Final = 1 << 20
 
 READY_S: Final = 30.0
 """How long a start may take: the database is checked, and firmware is listed. go2rtc gets as long from core."""
-START_S: Final = 60.0
-"""How long a start may be tried again, so that a server which is just ending can leave its folder."""
+START_S: Final = 30.0
+"""How long a start may be tried again, so that a server which is just ending can leave its folder.
+
+One that finishes an update may take longer: Home Assistant tries again by itself then."""
 END_S: Final = 5.0
 """How long we wait for the end of a server without work; the server gives running requests five seconds."""
 BACK_OFF_FIRST_S: Final = 1.0
