@@ -20,7 +20,11 @@ from homeassistant.util.yaml import load_yaml_dict
 CORE = pathlib.Path(homeassistant.components.__path__[0])
 # Those whose text a user gets to read.
 EXCEPTIONS = {
-    "ConfigEntryAuthFailed", "ConfigEntryError", "ConfigEntryNotReady", "HomeAssistantError", "ServiceValidationError",
+    "ConfigEntryAuthFailed",
+    "ConfigEntryError",
+    "ConfigEntryNotReady",
+    "HomeAssistantError",
+    "ServiceValidationError",
     "UpdateFailed",
 }
 PLATFORMS = {"binary_sensor", "button", "calendar", "event", "select", "sensor", "switch", "update"}
@@ -78,7 +82,16 @@ class Check:
         domain = told.get("domain")
         if domain != self.folder.name:
             self.find("manifest.json: the domain is not the folder's name")
-        for key in ("codeowners", "config_flow", "documentation", "integration_type", "iot_class", "issue_tracker", "name", "version"):
+        for key in (
+            "codeowners",
+            "config_flow",
+            "documentation",
+            "integration_type",
+            "iot_class",
+            "issue_tracker",
+            "name",
+            "version",
+        ):
             if key not in told:
                 self.find(f"manifest.json: {key} is missing")
         order = ["domain", "name", *sorted(set(told) - {"domain", "name"})]
@@ -202,7 +215,8 @@ def main() -> int:
     if len(sys.argv) > 2:
         check.marketplace(pathlib.Path(sys.argv[2]))
     print("\n".join(check.findings))
-    print(f"{len(check.findings)} findings; quality scale: {', '.join(f'{count} {state}' for state, count in sorted(rules.items()))}")
+    scale = ", ".join(f"{count} {state}" for state, count in sorted(rules.items()))
+    print(f"{len(check.findings)} findings; quality scale: {scale}")
     return 1 if check.findings else 0
 
 

@@ -9,11 +9,34 @@ import sys
 
 import homeassistant.components
 
-LOADED = (
-    "automation bluetooth_adapters calendar camera conversation diagnostics ffmpeg file_upload frontend hassio history "
-    "infrared logbook marketplace mqtt radio_frequency recorder repairs stream system_health tts zeroconf "
-    "cloud google_translate met radio_browser"
-).split()
+LOADED = [
+    "automation",
+    "bluetooth_adapters",
+    "calendar",
+    "camera",
+    "conversation",
+    "diagnostics",
+    "ffmpeg",
+    "file_upload",
+    "frontend",
+    "hassio",
+    "history",
+    "infrared",
+    "logbook",
+    "marketplace",
+    "mqtt",
+    "radio_frequency",
+    "recorder",
+    "repairs",
+    "stream",
+    "system_health",
+    "tts",
+    "zeroconf",
+    "cloud",
+    "google_translate",
+    "met",
+    "radio_browser",
+]
 # No wheel for this Python, and nothing that is used here asks for it.
 WITHOUT = ("av==",)
 

@@ -24,8 +24,14 @@ class Browser:
         """One step; the words are those of browser.mjs."""
         if self.process is None:
             self.process = await asyncio.create_subprocess_exec(
-                "node", HERE / "browser.mjs", self.hass.base, json.dumps(self.hass.session_tokens), self.hass.language,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**24,
+                "node",
+                HERE / "browser.mjs",
+                self.hass.base,
+                json.dumps(self.hass.session_tokens),
+                self.hass.language,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=2**24,
                 env=dict(os.environ, NODE_PATH=str(ROOT / "tests" / "browser" / "node_modules")),
             )
         assert self.process.stdin is not None

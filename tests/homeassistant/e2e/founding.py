@@ -1,6 +1,7 @@
 """The founding document's YAML as it stands: configuration, both automations, both cards.
 
-The blocks in docs/examples/founding are the document's own, byte for byte, cut only at their ends and between the two cards.
+The blocks in docs/examples/founding are the document's own, byte for byte, cut only at their ends and between the two
+cards.
 A home with them lives in English (test_founding_english.py) and in German (test_founding_german.py), first without
 areas and then with them.
 """
@@ -18,14 +19,26 @@ ENTITIES = {
     f"{platform}.{room}_ir_{name}"
     for room in ("living_room", "bedroom")
     for platform, name in (
-        ("update", "firmware"), ("sensor", "firmware"), ("sensor", "status"), ("sensor", "free_memory"), ("sensor", "uptime"),
-        ("sensor", "last_update"), ("sensor", "update_state"), ("switch", "ota"), ("button", "force_update"),
+        ("update", "firmware"),
+        ("sensor", "firmware"),
+        ("sensor", "status"),
+        ("sensor", "free_memory"),
+        ("sensor", "uptime"),
+        ("sensor", "last_update"),
+        ("sensor", "update_state"),
+        ("switch", "ota"),
+        ("button", "force_update"),
         ("button", "roll_back"),
     )
 } | {
     f"sensor.ir_remote_{name}"
     for name in (
-        "latest_firmware", "firmware_available", "update_status", "device_count", "updates_available", "success_rate",
+        "latest_firmware",
+        "firmware_available",
+        "update_status",
+        "device_count",
+        "updates_available",
+        "success_rate",
         "compliance",
     )
 }
@@ -69,7 +82,9 @@ class Steps:
         home.add_component()
         home.add_notifier()
         home.write_managed_policy()
-        home.write_configuration(MORE, {"configuration": FOUNDING / "configuration.yaml", "automations": FOUNDING / "automations.yaml"})
+        home.write_configuration(
+            MORE, {"configuration": FOUNDING / "configuration.yaml", "automations": FOUNDING / "automations.yaml"}
+        )
         for card in ("card_entities.yaml", "card_button.yaml"):
             (home.config / card).write_bytes((FOUNDING / card).read_bytes())
         (home.config / "founding.yaml").write_text(CARDS)
@@ -84,7 +99,9 @@ class Steps:
         for document in (ROOT.parent / "shared" / "mission").glob("000_*.txt"):
             text = document.read_bytes()
             blocks = re.findall(rb"```yaml\n(.*?)```", text, re.DOTALL)
-            copies = [(FOUNDING / name).read_bytes() for name in ("configuration.yaml", "services.yaml", "automations.yaml")]
+            copies = [
+                (FOUNDING / name).read_bytes() for name in ("configuration.yaml", "services.yaml", "automations.yaml")
+            ]
             cards = (FOUNDING / "card_entities.yaml").read_bytes() + (FOUNDING / "card_button.yaml").read_bytes()
             assert blocks == [*copies, cards]
 
@@ -134,7 +151,9 @@ class Steps:
         await self.night(home)
         # Also where its condition is left out.
         latest = (await home.hass.state("sensor.ir_remote_latest_firmware"))["state"]
-        answer = await home.hass.action("ir_remote_ota.update_all_devices", respond=True, firmware_file=latest, wait=True)
+        answer = await home.hass.action(
+            "ir_remote_ota.update_all_devices", respond=True, firmware_file=latest, wait=True
+        )
         assert answer is not None
         for room in ("living_room", "bedroom"):
             assert (await home.hass.state(f"update.{room}_ir_firmware"))["state"] == "off"
@@ -149,14 +168,18 @@ class Steps:
 
     async def fails(self, home: Home, n_notifications: int) -> None:
         """A failed update sends exactly one notification that names the device."""
-        told = await until("a notification", lambda: len(home.notifications()) >= n_notifications and home.notifications(), 60)
+        told = await until(
+            "a notification", lambda: len(home.notifications()) >= n_notifications and home.notifications(), 60
+        )
         await home.hass.sees("sensor.ir_remote_update_status", lambda state: state["state"] != "failed", 30)
         assert home.notifications() == told
         assert len(told) == n_notifications
         assert told[-1]["title"] == "IR Remote Update Failed"
         assert told[-1]["message"] == "Device Bedroom IR failed to update"
 
-    async def test_the_card_updates_all_and_a_failure_sends_exactly_one_notification(self, home: Home, browser: Browser) -> None:
+    async def test_the_card_updates_all_and_a_failure_sends_exactly_one_notification(
+        self, home: Home, browser: Browser
+    ) -> None:
         Steps.bedroom = await self.exchange(home, self.bedroom, BEDROOM, "md5-check-failed")
         await self.drop(home, "3.0.0", 3)
         await browser.visit("/founding-cards/0")
@@ -165,7 +188,9 @@ class Steps:
         await browser.shot(f"founding-cards-{home.hass.language}")
         await browser.click("Update All IR Remotes")
         await self.fails(home, 1)
-        await home.hass.sees("update.living_room_ir_firmware", lambda state: state["attributes"]["installed_version"] == "3.0.0", 60)
+        await home.hass.sees(
+            "update.living_room_ir_firmware", lambda state: state["attributes"]["installed_version"] == "3.0.0", 60
+        )
         state = await home.hass.sees("update.bedroom_ir_firmware", lambda state: not state["attributes"]["in_progress"])
         assert state["state"] == "on"
         failed = home.hass.told("ir_remote_ota_update_failed")
@@ -191,7 +216,9 @@ class Steps:
                 await home.hass.command("config/entity_registry/remove", entity_id=entity["entity_id"])
         await home.hass.restart()
         await home.hass.sees("sensor.bedroom_ir_status", "online", 60)
-        await home.hass.sees("sensor.ir_remote_update_status", lambda state: state["state"] not in ("unavailable", "unknown"))
+        await home.hass.sees(
+            "sensor.ir_remote_update_status", lambda state: state["state"] not in ("unavailable", "unknown")
+        )
         states = await home.hass.states()
         assert set(states) >= ENTITIES, sorted(ENTITIES - set(states))
         devices = await home.hass.devices()
@@ -208,4 +235,6 @@ class Steps:
     async def test_the_server_says_no_password(self, home: Home) -> None:
         """The password of the devices is in no state and no log."""
         said = "\n".join(home.hass.log()) + str(await home.hass.states())
-        assert "ir_remote_update" not in said.replace("sensor.ir_remote_update_status", "").replace("automation.ir_remote_update", "")
+        assert "ir_remote_update" not in said.replace("sensor.ir_remote_update_status", "").replace(
+            "automation.ir_remote_update", ""
+        )

@@ -67,8 +67,12 @@ class HomeAssistant:
     async def start(self) -> None:
         """Starts it, onboards it the first time, and connects."""
         process = await asyncio.create_subprocess_exec(
-            SCRIPTS / "start.sh", INSTALLED, self.folder, env=self.environment,
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+            SCRIPTS / "start.sh",
+            INSTALLED,
+            self.folder,
+            env=self.environment,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
         _, said = await process.communicate()
         assert process.returncode == 0, said.decode()
@@ -105,7 +109,11 @@ class HomeAssistant:
         client = self.base + "/"
         async with aiohttp.ClientSession() as session:
             owner = {
-                "client_id": client, "name": "Test", "username": "test", "password": "test-pass-1", "language": self.language,
+                "client_id": client,
+                "name": "Test",
+                "username": "test",
+                "password": "test-pass-1",
+                "language": self.language,
             }
             async with session.post(self.base + "/api/onboarding/users", json=owner) as answer:
                 assert answer.status == 200, await answer.text()
@@ -116,7 +124,9 @@ class HomeAssistant:
                 self.session_tokens = await answer.json()
             headers = {"Authorization": "Bearer " + self.session_tokens["access_token"]}
             for step, body in (
-                ("core_config", {}), ("analytics", {}), ("integration", {"client_id": client, "redirect_uri": client}),
+                ("core_config", {}),
+                ("analytics", {}),
+                ("integration", {"client_id": client, "redirect_uri": client}),
             ):
                 async with session.post(f"{self.base}/api/onboarding/{step}", json=body, headers=headers) as answer:
                     assert answer.status == 200, await answer.text()
@@ -129,7 +139,9 @@ class HomeAssistant:
 
     async def connect(self) -> None:
         self._session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self.token}"})
-        self._socket = await self._session.ws_connect(self.base.replace("http", "ws") + "/api/websocket", max_msg_size=0)
+        self._socket = await self._session.ws_connect(
+            self.base.replace("http", "ws") + "/api/websocket", max_msg_size=0
+        )
         await self._socket.receive_json()
         await self._socket.send_json({"type": "auth", "access_token": self.token})
         assert (await self._socket.receive_json())["type"] == "auth_ok"
@@ -226,7 +238,11 @@ class HomeAssistant:
     def course(self, entity: str) -> list[tuple[str, dict[str, Any]]]:
         """The states that an entity has gone through since `listen("state_changed")`, as they were told."""
         changes = [event["data"] for event in self.told("state_changed") if event["data"]["entity_id"] == entity]
-        return [(change["new_state"]["state"], change["new_state"]["attributes"]) for change in changes if change["new_state"]]
+        return [
+            (change["new_state"]["state"], change["new_state"]["attributes"])
+            for change in changes
+            if change["new_state"]
+        ]
 
     # Entries, devices
 
@@ -257,7 +273,11 @@ class HomeAssistant:
         """The devices of the integration, by name."""
         entries = {entry["entry_id"] for entry in await self.entries()}
         found = await self.command("config/device_registry/list")
-        return {device["name"]: device for device in found if device.get("config_entry_id") in entries or entries & set(device.get("config_entries", []))}
+        return {
+            device["name"]: device
+            for device in found
+            if device.get("config_entry_id") in entries or entries & set(device.get("config_entries", []))
+        }
 
     def log(self) -> list[str]:
         """What it has logged since its last start."""

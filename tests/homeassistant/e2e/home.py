@@ -109,13 +109,16 @@ class Home:
     def add_component(self) -> None:
         """Installs the integration as one does by hand."""
         shutil.copytree(
-            ROOT / "custom_components" / DOMAIN, self.config / "custom_components" / DOMAIN,
+            ROOT / "custom_components" / DOMAIN,
+            self.config / "custom_components" / DOMAIN,
             ignore=shutil.ignore_patterns("__pycache__"),
         )
 
     def add_notifier(self) -> None:
         """A notifier that is called `mobile_app` and writes down what it is told."""
-        shutil.copytree(pathlib.Path(__file__).parent / "told_notifier", self.config / "custom_components" / "told_notifier")
+        shutil.copytree(
+            pathlib.Path(__file__).parent / "told_notifier", self.config / "custom_components" / "told_notifier"
+        )
 
     def notifications(self) -> list[dict[str, Any]]:
         told = self.config / "notified.jsonl"
@@ -124,8 +127,14 @@ class Home:
     def write_configuration(self, more: str = "", packages: dict[str, pathlib.Path] | None = None) -> None:
         """A configuration.yaml; packages are files that are taken in byte for byte."""
         lines = [
-            "homeassistant:", "  name: Home", "  latitude: 0", "  longitude: 0", "  elevation: 0", "  unit_system: metric",
-            "  time_zone: UTC", f"  language: {self.hass.language}",
+            "homeassistant:",
+            "  name: Home",
+            "  latitude: 0",
+            "  longitude: 0",
+            "  elevation: 0",
+            "  unit_system: metric",
+            "  time_zone: UTC",
+            f"  language: {self.hass.language}",
         ]
         if packages:
             lines.append("  packages:")
@@ -166,18 +175,28 @@ class Home:
 
     async def broker(self) -> None:
         config = self.folder / "mosquitto.conf"
-        config.write_text(f"listener {self.broker_port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_dest stderr\n")
+        config.write_text(
+            f"listener {self.broker_port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_dest stderr\n"
+        )
         self.programs.append(Lines(await self._spawn(MOSQUITTO, "-c", str(config), errors="mosquitto")))
         await until("the broker runs", lambda: " running" in (self.folder / "mosquitto.log").read_text(), 10)
 
     async def serve(self, more: str = "", *, devices: str = "") -> None:
         """Starts a server, or starts it again over the same folder."""
         config = self.server_folder / "reflash.yaml"
-        config.write_text(f"server: {{ limits: {{ requests_per_minute: 60000 }} }}\n{POLICY}{more}ir_remote_ota:\n  poll_interval: 5s\n{devices}")
+        limits = "server: { limits: { requests_per_minute: 60000 } }\n"
+        config.write_text(f"{limits}{POLICY}{more}ir_remote_ota:\n  poll_interval: 5s\n{devices}")
         log = (self.folder / "server.log").open("ab")
         self.server = await asyncio.create_subprocess_exec(
-            PROGRAM, "serve", "--config", config, "--data", self.server_folder,
-            stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+            PROGRAM,
+            "serve",
+            "--config",
+            config,
+            "--data",
+            self.server_folder,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
         log.close()
 
@@ -205,10 +224,16 @@ class Home:
     async def ask(self, method: str, path: str, body: Any = None, *, managed: bool = False, **query: str) -> Any:
         """Asks the server's API: that of the server of `serve`, or that which Home Assistant runs."""
         if managed:
-            connector, base, headers = aiohttp.UnixConnector(str(self.managed_folder / "reflash.sock")), "http://localhost", {}
+            connector, base, headers = (
+                aiohttp.UnixConnector(str(self.managed_folder / "reflash.sock")),
+                "http://localhost",
+                {},
+            )
         else:
             connector, base, headers = None, self.server_url, {"Authorization": f"Bearer {self.token}"}
-        words: dict[str, Any] = {"data": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
+        words: dict[str, Any] = (
+            {"data": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
+        )
         if isinstance(body, bytes):
             headers["Content-Type"] = "application/octet-stream"
         async with (
@@ -230,7 +255,12 @@ class Home:
         for program in reversed(self.programs):
             await program.end(kill=True)
         if keep := os.environ.get("KEEP"):
-            shutil.copytree(self.folder, pathlib.Path(keep) / self.folder.name, symlinks=True, ignore=shutil.ignore_patterns("*.sock", "*.sock.*"))
+            shutil.copytree(
+                self.folder,
+                pathlib.Path(keep) / self.folder.name,
+                symlinks=True,
+                ignore=shutil.ignore_patterns("*.sock", "*.sock.*"),
+            )
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

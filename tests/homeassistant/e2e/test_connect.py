@@ -29,7 +29,9 @@ class TestConnect:
         for address, name in ((KITCHEN, "Kitchen IR"), (HALL, "Hall IR")):
 
             async def found(address: str = address) -> str | None:
-                return next((device["id"] for device in await home.ask("GET", "devices") if device["address"] == address), None)
+                return next(
+                    (device["id"] for device in await home.ask("GET", "devices") if device["address"] == address), None
+                )
 
             ids[name] = await until(f"{address} is found", found)
             await home.ask("PATCH", f"devices/{ids[name]}", {"name": name})
@@ -89,7 +91,11 @@ class TestConnect:
         assert len(set(percentages)) >= 3, course
         assert percentages == sorted(percentages), course
         # There is no moment at which it is over and not there yet.
-        ends = [idx for idx in range(1, len(course)) if course[idx - 1][1]["in_progress"] and not course[idx][1]["in_progress"]]
+        ends = [
+            idx
+            for idx in range(1, len(course))
+            if course[idx - 1][1]["in_progress"] and not course[idx][1]["in_progress"]
+        ]
         assert [(course[idx][0], course[idx][1]["installed_version"]) for idx in ends] == [("off", "1.1")], course
         assert len(self.kitchen.pushes()) == 1
 
@@ -168,7 +174,9 @@ class TestConnect:
         for entity in (UPDATE, "sensor.kitchen_ir_status", "sensor.ir_remote_device_count"):
             await home.hass.sees(entity, lambda state: state["state"] != "unavailable", 60)
         complaints = home.hass.complaints()
-        assert [("is gone" in line, "is back" in line) for line in complaints] == [(True, False), (False, True)], complaints
+        assert [("is gone" in line, "is back" in line) for line in complaints] == [(True, False), (False, True)], (
+            complaints
+        )
 
     async def test_a_new_device_appears_by_itself(self, home: Home) -> None:
         await home.simulate(CELLAR, "--boot-s", "500ms", "--version", "1.0")

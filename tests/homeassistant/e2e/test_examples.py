@@ -58,7 +58,10 @@ class TestExamples:
         home.add_component()
         home.add_notifier()
         home.write_managed_policy("policy: { canary: 1, canary_soak: 1s, soak: 1s, rollback: never }\n")
-        packages = {"ir": EXAMPLES / "today" / "configuration.yaml", "automations": EXAMPLES / "today" / "automations.yaml"}
+        packages = {
+            "ir": EXAMPLES / "today" / "configuration.yaml",
+            "automations": EXAMPLES / "today" / "automations.yaml",
+        }
         home.write_configuration(MORE, packages)
         (home.config / "secrets.yaml").write_text("ir_remote_ota: ir_remote_update\n")
         shutil.copytree(BLUEPRINTS, home.config / "blueprints")
@@ -74,11 +77,15 @@ class TestExamples:
     async def drop(self, home: Home, version: str, seed: int) -> None:
         (home.firmware / f"ir_remote_v{version}.bin").write_bytes(image(version, 200_000, seed=seed))
         await home.hass.action("ir_remote_ota.check_updates")
-        await home.hass.sees("update.bedroom_ir_firmware", lambda state: state["attributes"]["latest_version"] == version)
+        await home.hass.sees(
+            "update.bedroom_ir_firmware", lambda state: state["attributes"]["latest_version"] == version
+        )
 
     async def installed(self, home: Home, version: str, *rooms: str) -> None:
         for room in rooms:
-            await home.hass.sees(f"update.{room}_ir_firmware", lambda state: state["attributes"]["installed_version"] == version, 60)
+            await home.hass.sees(
+                f"update.{room}_ir_firmware", lambda state: state["attributes"]["installed_version"] == version, 60
+            )
 
     async def test_nothing_is_wrong_with_any_of_them(self, home: Home) -> None:
         about = re.compile(r"(WARNING|ERROR).*(automation|blueprint|lovelace|notify|template)")
@@ -90,7 +97,9 @@ class TestExamples:
 
     async def test_the_nightly_automation_of_today_updates_all(self, home: Home) -> None:
         await self.drop(home, "1.1", 1)
-        await home.hass.action("automation.trigger", entity_id="automation.reflash_update_at_night", skip_condition=False)
+        await home.hass.action(
+            "automation.trigger", entity_id="automation.reflash_update_at_night", skip_condition=False
+        )
         await self.installed(home, "1.1", "living_room", "bedroom")
 
     async def test_the_nightly_blueprint_updates_the_named_device_first(self, home: Home) -> None:
@@ -102,7 +111,10 @@ class TestExamples:
         await home.hass.action("automation.trigger", entity_id="automation.nightly_blueprint", skip_condition=False)
         await self.installed(home, "1.2", "living_room", "bedroom")
         rollouts = await home.ask("GET", "rollouts", managed=True)
-        names = [[member["name"] for member in (await home.ask("GET", f"rollouts/{rollout['id']}", managed=True))["devices"]] for rollout in rollouts[:2]]
+        names = [
+            [member["name"] for member in (await home.ask("GET", f"rollouts/{rollout['id']}", managed=True))["devices"]]
+            for rollout in rollouts[:2]
+        ]
         # The newest stands first.
         assert names[1] == ["Bedroom IR"], names
         assert "Living Room IR" in names[0], names
@@ -114,14 +126,18 @@ class TestExamples:
         bedroom = (await home.hass.devices())["Bedroom IR"]["id"]
         before = len(home.notifications())
         await home.hass.action("ir_remote_ota.update_device", device_id=bedroom)
-        told = await until("both messages", lambda: len(home.notifications()) >= before + 2 and home.notifications()[before:], 90)
+        told = await until(
+            "both messages", lambda: len(home.notifications()) >= before + 2 and home.notifications()[before:], 90
+        )
         ours = next(message for message in told if message.get("data", {}).get("actions"))
         assert ours["message"].startswith("Bedroom IR: "), ours
         plain = next(message for message in told if not message.get("data"))
         assert plain["message"].startswith("Bedroom IR: "), plain
         actions = ours["data"]["actions"]
         assert [action["title"] for action in actions] == ["Roll back", "Try again"]
-        await home.hass.command("fire_event", event_type="mobile_app_notification_action", event_data={"action": actions[0]["action"]})
+        await home.hass.command(
+            "fire_event", event_type="mobile_app_notification_action", event_data={"action": actions[0]["action"]}
+        )
 
         async def rolls_back() -> bool:
             rollouts = await home.ask("GET", "rollouts", managed=True)

@@ -14,8 +14,18 @@ DEVICES = '  network_range: "192.168.1.128/27"\n'
 async def retained(topic: str) -> dict[str, str]:
     """What the broker keeps below a topic."""
     process = await asyncio.create_subprocess_exec(
-        shutil.which("mosquitto_sub") or "mosquitto_sub", "-p", "1883", "-t", topic, "-F", "%t %p", "--retained-only", "-W", "1",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        shutil.which("mosquitto_sub") or "mosquitto_sub",
+        "-p",
+        "1883",
+        "-t",
+        topic,
+        "-F",
+        "%t %p",
+        "--retained-only",
+        "-W",
+        "1",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
     )
     said, _ = await process.communicate()
     return dict(line.split(" ", 1) for line in said.decode().splitlines() if " " in line)
@@ -34,7 +44,9 @@ class TestMqtt:
         await home.serve(MQTT, devices=DEVICES)
 
         async def found() -> str | None:
-            return next((device["id"] for device in await home.ask("GET", "devices") if device["address"] == ATTIC), None)
+            return next(
+                (device["id"] for device in await home.ask("GET", "devices") if device["address"] == ATTIC), None
+            )
 
         device = await until("the attic is found", found)
         await home.ask("PATCH", f"devices/{device}", {"name": "Attic IR"})
@@ -42,7 +54,11 @@ class TestMqtt:
         await home.add_firmware("ir_remote_1.1.bin", image("1.1", 400_000))
         home.write_configuration()
         await home.hass.start()
-        broker = {"broker": "127.0.0.1", "port": 1883, "other_settings": {"set_client_cert": False, "set_ca_cert": "off"}}
+        broker = {
+            "broker": "127.0.0.1",
+            "port": 1883,
+            "other_settings": {"set_client_cert": False, "set_ca_cert": "off"},
+        }
         answer = await home.hass.flow("mqtt", broker)
         assert answer["type"] == "create_entry", answer
         await home.hass.listen("state_changed")
@@ -77,9 +93,14 @@ class TestMqtt:
         await home.kill_server()
         await home.hass.sees(self.update, "unavailable")
         await home.serve(MQTT, devices=DEVICES)
-        state = await home.hass.sees(self.update, lambda state: state["state"] in ("on", "off") and not state["attributes"]["in_progress"], 60)
+        state = await home.hass.sees(
+            self.update, lambda state: state["state"] in ("on", "off") and not state["attributes"]["in_progress"], 60
+        )
         truth = next(device for device in await home.ask("GET", "devices") if device["address"] == ATTIC)
-        assert state["attributes"]["installed_version"] in (truth["version"], truth["installed"]["version"] if truth.get("installed") else None)
+        assert state["attributes"]["installed_version"] in (
+            truth["version"],
+            truth["installed"]["version"] if truth.get("installed") else None,
+        )
 
     async def test_after_a_restart_of_home_assistant_all_is_there(self, home: Home) -> None:
         await home.hass.restart()

@@ -32,7 +32,9 @@ class TestRunHere:
 
     @pytest.fixture(scope="class", autouse=True)
     async def everything(self, home: Home) -> None:
-        TestRunHere.study = await home.simulate(STUDY, "--boot-s", "800ms", "--version", "1.0", "--rate", "60000", "--mdns")
+        TestRunHere.study = await home.simulate(
+            STUDY, "--boot-s", "800ms", "--version", "1.0", "--rate", "60000", "--mdns"
+        )
         home.add_component()
         home.write_managed_policy()
         home.write_configuration()

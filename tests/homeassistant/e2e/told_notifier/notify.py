@@ -7,7 +7,7 @@ from homeassistant.components.notify.legacy import BaseNotificationService
 from homeassistant.core import HomeAssistant
 
 
-async def async_get_service(hass: HomeAssistant, config: Any, discovery_info: Any = None) -> "Told":
+async def async_get_service(hass: HomeAssistant, config: Any, discovery_info: Any = None) -> Told:
     """What `notify.NAME` runs."""
     return Told(hass.config.path("notified.jsonl"))
 
