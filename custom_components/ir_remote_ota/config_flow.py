@@ -151,13 +151,12 @@ class ReflashConfigFlow(ConfigFlow, domain=DOMAIN):
         return self.async_show_progress_done(next_step_id="reached")
 
     async def _async_search(self) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(SEARCH_S):
-                await self._client.scan()
-                # Announcements come in besides.
+                # Where no network is configured there is nothing to be scanned, and announcements come in all the same.
+                with suppress(ReflashError):
+                    await self._client.scan()
                 await asyncio.sleep(SEARCH_S)
-        except TimeoutError, ReflashError:
-            return
 
     # A server elsewhere.
 
