@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, override
 
 import probatio as vol
