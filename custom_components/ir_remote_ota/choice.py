@@ -14,9 +14,9 @@ CONF_LEFT_OUT: Final = "left_out"
 
 
 def candidates(devices: Iterable[Device], not_ours: Iterable[str]) -> list[Device]:
-    """Return the devices that could be enrolled, by name."""
+    """Return the devices that could be enrolled, by name; one that is listed somewhere is enrolled by itself."""
     refused = set(not_ours)
-    found = (device for device in devices if not device.enrolled and device.conflict is None)
+    found = (device for device in devices if not (device.enrolled or device.configured or device.conflict))
     return sorted((device for device in found if device.id not in refused), key=lambda device: device.name.casefold())
 
 

@@ -2,17 +2,13 @@
 
 import asyncio
 import hashlib
-import shutil
 import ssl
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
-import pytest_socket
 from aiohttp import web
 from conftest import SetUp
 from homeassistant.config_entries import (
@@ -29,11 +25,12 @@ from homeassistant.data_entry_flow import FlowResultType
 from homeassistant.helpers import issue_registry as ir
 from homeassistant.helpers.service_info.hassio import HassioServiceInfo
 from homeassistant.helpers.service_info.zeroconf import ZeroconfServiceInfo
+from places import here, nothing_left  # noqa: F401 - fixtures
 from pytest_homeassistant_custom_component.common import MockConfigEntry
-from server import PROGRAM, House
+from server import House
 from yarl import URL
 
-from custom_components.ir_remote_ota import config_flow, managed, program
+from custom_components.ir_remote_ota import config_flow, managed
 from custom_components.ir_remote_ota.choice import CONF_LEFT_OUT
 from custom_components.ir_remote_ota.client import ReflashClient, ReflashError, Server
 from custom_components.ir_remote_ota.config_flow import normal_url
@@ -45,29 +42,7 @@ from custom_components.ir_remote_ota.program import NoProgramError
 ID = "0123456789abcdef0123456789abcdef"
 
 
-@pytest.fixture(autouse=True)
-def surroundings(hass: HomeAssistant, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A configuration whose path is short enough for a socket, the program, and no long search."""
-    folder = tempfile.mkdtemp(prefix="rf-")
-    pytest_socket.socket_allow_hosts(["127.0.0.1"], allow_unix_socket=True)
-    monkeypatch.setattr(hass.config, "config_dir", folder)
-    monkeypatch.setattr(config_flow, "SEARCH_S", 0.1)
-    monkeypatch.setattr(program, "program_folders", lambda: [Path(PROGRAM).resolve().parent])
-    yield
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(autouse=True)
-async def no_entry_is_left(hass: HomeAssistant, surroundings: None) -> AsyncIterator[None]:
-    """Whatever was set up ends, and with it the servers of our own."""
-    yield
-    for entry in hass.config_entries.async_entries(DOMAIN):
-        if entry.state is ConfigEntryState.LOADED:
-            await hass.config_entries.async_unload(entry.entry_id)
-    for flow in hass.config_entries.flow.async_progress():
-        hass.config_entries.flow.async_abort(flow["flow_id"])
-    await hass.async_block_till_done()
-    assert async_managed(hass)._process is None
+pytestmark = pytest.mark.usefixtures("here", "nothing_left")
 
 
 async def start(hass: HomeAssistant, source: str = SOURCE_USER, data: Any = None) -> ConfigFlowResult:
