@@ -46,8 +46,8 @@ async def async_setup_entry(hass: HomeAssistant, entry: ReflashConfigEntry) -> b
         await hub.async_stop()
         await async_close(hass, entry.data)
         raise
-    entry.async_on_unload(events.watch(hass, entry, hub))
-    entry.async_on_unload(events.watch(hass, entry, hub))
+    entry.async_on_unload(events.watch(hass, hub))
+    entry.async_on_unload(events.watch(hass, hub))
     entry.async_on_unload(issues.watch(hass, entry, hub))
     entry.async_on_unload(notifications.watch(hass, entry, hub))
     if entry.data[CONF_MODE] == MODE_CONNECT:
@@ -105,9 +105,7 @@ async def async_unload_entry(hass: HomeAssistant, entry: ReflashConfigEntry) -> 
 async def async_remove_entry(hass: HomeAssistant, entry: ReflashConfigEntry) -> None:
     """Take back what the server was told of us; its firmware, its history and the devices stay as they are."""
     issues.forget(hass, entry)
-    # An entry that was never loaded has none.
-    if (hub := getattr(entry, "runtime_data", None)) is not None:
-        notifications.forget(hass, entry, hub)
+    notifications.forget(hass, entry)
     if entry.data[CONF_MODE] != MODE_CONNECT:
         return
     client = network_client(hass, entry.data)

@@ -6,6 +6,7 @@ from homeassistant.components import persistent_notification
 from homeassistant.config_entries import ConfigEntry
 from homeassistant.core import CALLBACK_TYPE, HomeAssistant, callback
 from homeassistant.helpers.translation import async_get_cached_translations
+from homeassistant.util.hass_dict import HassKey
 
 from .client import FAILURES, Rollout
 from .const import DOMAIN
@@ -14,14 +15,18 @@ from .coordinator import Hub
 CONF_NOTIFY: Final = "notify"
 """In an entry's options: whether notifications are wanted."""
 
+DATA_TOLD: Final[HassKey[dict[str, dict[int, str]]]] = HassKey(f"{DOMAIN}_told")
+"""What stands in notifications now, by entry and rollout."""
+
 N_DEVICES: Final = 10
 """So many devices stand in one notification."""
 
 
 def watch(hass: HomeAssistant, entry: ConfigEntry, hub: Hub) -> CALLBACK_TYPE:
     """Tell of rollouts that go wrong from now on; what was over before is not told again."""
-    over = {rollout.id for rollout in hub.rollouts.values() if not rollout.is_open}
-    told: dict[int, str] = {}
+    # It outlives a reload, as the notifications do.
+    told = hass.data.setdefault(DATA_TOLD, {}).setdefault(entry.entry_id, {})
+    over = {rollout.id for rollout in hub.rollouts.values() if not rollout.is_open} - told.keys()
 
     @callback
     def keep_up() -> None:
@@ -53,9 +58,9 @@ def watch(hass: HomeAssistant, entry: ConfigEntry, hub: Hub) -> CALLBACK_TYPE:
 
 
 @callback
-def forget(hass: HomeAssistant, entry: ConfigEntry, hub: Hub) -> None:
+def forget(hass: HomeAssistant, entry: ConfigEntry) -> None:
     """Take away every notification of an entry."""
-    for rollout_id in hub.rollouts:
+    for rollout_id in hass.data.get(DATA_TOLD, {}).pop(entry.entry_id, {}):
         persistent_notification.async_dismiss(hass, notification_id(entry, rollout_id))
 
 
