@@ -24,7 +24,7 @@ from .const import (
     SERVICE_UPDATE_DEVICE,
 )
 from .coordinator import Hub, ReflashConfigEntry
-from .firmware_file import named, resolved
+from .firmware_file import async_resolved, named
 from .flash import async_begin, async_end
 from .problems import failure, mistake, refused
 from .told import began, told_plan
@@ -132,10 +132,10 @@ def _meant(hass: HomeAssistant, device_ids: list[str]) -> list[Meant]:
     return [meant for meant in by_entry.values() if meant.devices]
 
 
-def _firmware(hass: HomeAssistant, hub: Hub, call: ServiceCall) -> dict[str, Any]:
+async def _firmware(hass: HomeAssistant, hub: Hub, call: ServiceCall) -> dict[str, Any]:
     if ATTR_FIRMWARE_FILE not in call.data:
         return {}
-    word = resolved(hub, hass.config.config_dir, named(call.data[ATTR_FIRMWARE_FILE]))
+    word = await async_resolved(hub, hass.config.config_dir, named(call.data[ATTR_FIRMWARE_FILE]))
     return {"firmware": word} if word is not None else {}
 
 
@@ -150,7 +150,7 @@ def _how(call: ServiceCall) -> dict[str, Any]:
 async def _update_device(hass: HomeAssistant, call: ServiceCall) -> ServiceResponse:
     meant = _meant(hass, call.data[ATTR_DEVICE_ID])
     wishes = [
-        (group, {"devices": group.ids, **_single(group), **_how(call), **_firmware(hass, group.hub, call)})
+        (group, {"devices": group.ids, **_single(group), **_how(call), **await _firmware(hass, group.hub, call)})
         for group in meant
     ]
     return await _carry_out(wishes, is_named=True, wait=call.data[ATTR_WAIT])
@@ -161,7 +161,7 @@ async def _update_all_devices(hass: HomeAssistant, call: ServiceCall) -> Service
     wishes = [
         (
             Meant(hub),
-            {"all": True, "exclude": excluded.get(hub, []), **_how(call), **_firmware(hass, hub, call)},
+            {"all": True, "exclude": excluded.get(hub, []), **_how(call), **await _firmware(hass, hub, call)},
         )
         for hub in _hubs(hass)
     ]
@@ -170,7 +170,7 @@ async def _update_all_devices(hass: HomeAssistant, call: ServiceCall) -> Service
 
 async def _rollback_device(hass: HomeAssistant, call: ServiceCall) -> ServiceResponse:
     wishes = [
-        (group, {"devices": group.ids, "kind": "rollback", **_single(group), **_firmware(hass, group.hub, call)})
+        (group, {"devices": group.ids, "kind": "rollback", **_single(group), **await _firmware(hass, group.hub, call)})
         for group in _meant(hass, call.data[ATTR_DEVICE_ID])
     ]
     return await _carry_out(wishes, is_named=True, wait=call.data[ATTR_WAIT])
@@ -188,7 +188,7 @@ async def _plan_update(hass: HomeAssistant, call: ServiceCall) -> ServiceRespons
             **devices,
             "exclude": excluded.get(hub, []),
             "force": call.data[ATTR_FORCE],
-            **_firmware(hass, hub, call),
+            **await _firmware(hass, hub, call),
         }
         try:
             answers.append(told_plan(hub, await hub.client.plan(wanted)))

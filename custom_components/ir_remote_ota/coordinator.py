@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 
 from homeassistant.config_entries import ConfigEntry
@@ -62,6 +63,7 @@ class Hub:
         self.folder: Path | None = None
         """The folder of firmware files as Home Assistant sees it; None where it is the server's `firmware_path`."""
         self._steady: dict[str, Device] = {}
+        self._ended: dict[str, int] = {}
         self._listeners: dict[str | None, list[Callable[[], None]]] = {}
         self._event_listeners: list[Callable[[Event], None]] = []
         self._device_listeners: list[Callable[[], None]] = []
@@ -71,6 +73,8 @@ class Hub:
         self._last: int | None = None
         self._told_shown: set[str] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        # One asks at a time: of two answers the older one could come last, and stay.
+        self._asking = asyncio.Lock()
 
     async def async_start(self) -> None:
         """Ask for everything, and follow from then on; ReflashError where the first answer is none."""
@@ -130,17 +134,19 @@ class Hub:
 
     @callback
     def _tell_device(self, device: str) -> None:
-        for listener in [*self._listeners.get(device, ()), *self._listeners.get(None, ())]:
-            listener()
+        _call(self._listeners.get(device, ()))
+        _call(self._listeners.get(None, ()))
 
     @callback
-    def _tell_all(self) -> None:
+    def _tell_all(self, *, at_once: bool = False) -> None:
         # First what is there, so that entities which come find their device, and those which go are not told.
         self._registrar.sync(self.server, self.shown)
-        for listener in list(self._device_listeners):
-            listener()
-        for listener in [listener for listeners in self._listeners.values() for listener in listeners]:
-            listener()
+        _call(self._device_listeners)
+        for device, listeners in list(self._listeners.items()):
+            if device in self.running and not at_once:
+                self._pace.changed(device)
+            else:
+                _call(listeners)
 
     # What is asked for.
 
@@ -159,10 +165,13 @@ class Hub:
     def async_took_rollout(self, rollout: Rollout) -> None:
         """Take over a rollout as a command has answered it."""
         self.rollouts[rollout.id] = rollout
-        for member in rollout.members:
-            self._tell_device(member.device)
+        self._tell_all()
 
     async def _load(self) -> None:
+        async with self._asking:
+            await self._load_all()
+
+    async def _load_all(self) -> None:
         server = await self.client.server()
         expected = self.entry.unique_id
         if expected is not None and server.id != expected:
@@ -191,7 +200,7 @@ class Hub:
         known = self.running.get(device.id)
         progress = Progress.of_device(device)
         if progress is not None:
-            self.running[device.id] = progress
+            self._runs(device.id, progress)
         elif known is not None and device.job is not None and (device.job.id or 0) >= (known.job or 0):
             del self.running[device.id]
         self.devices[device.id] = device
@@ -202,8 +211,20 @@ class Hub:
             self._steady[device.id] = replace(device, state="online")
 
     @callback
+    def _runs(self, device: str, progress: Progress) -> None:
+        # How far it is and how it ended come on two ways, and the last word of the one may come after the other.
+        if (progress.job or 0) > self._ended.get(device, 0):
+            self.running[device] = progress
+
+    @callback
+    def _ends(self, device: str, job: object) -> None:
+        self.running.pop(device, None)
+        if isinstance(job, int):
+            self._ended[device] = max(job, self._ended.get(device, 0))
+
+    @callback
     def _forget(self, device: str) -> None:
-        for known in (self.devices, self._steady, self.running):
+        for known in (self.devices, self._steady, self.running, self._ended):
             known.pop(device, None)
 
     async def _tell_server(self) -> None:
@@ -247,7 +268,7 @@ class Hub:
         if self.available:
             self.available = False
             _LOGGER.warning("The Reflash server %s is gone: %s", self.server.name, reason)
-            self._tell_all()
+            self._tell_all(at_once=True)
 
     async def _happened(self, event: Event) -> None:
         if event.kind == "hello":
@@ -260,8 +281,7 @@ class Hub:
             self._last = event.seq
             self._changed(event)
         if event.seq > 0:
-            for listener in list(self._event_listeners):
-                listener(event)
+            _call(self._event_listeners, event)
 
     async def _greeted(self, event: Event) -> None:
         last = event.detail.get("last")
@@ -272,16 +292,15 @@ class Hub:
         if not self.available:
             self.available = True
             _LOGGER.warning("The Reflash server %s is back", self.server.name)
-        self._tell_all()
+        self._tell_all(at_once=True)
 
     @callback
     def _progressed(self, event: Event) -> None:
         if event.device is None:
             return
         progress = Progress.of_event(event)
-        if progress.state not in ENDED:
-            self.running[event.device] = progress
-            self._pace.changed(event.device)
+        self._runs(event.device, progress)
+        self._pace.changed(event.device)
 
     @callback
     def _changed(self, event: Event) -> None:
@@ -298,10 +317,10 @@ class Hub:
         if event.device is None or area != "job":
             return
         if event.kind == "job.started":
-            self.running[event.device] = Progress.of_event(event)
+            self._runs(event.device, Progress.of_event(event))
             self._pace.changed(event.device)
         elif event.kind in JOB_ENDS:
-            self.running.pop(event.device, None)
+            self._ends(event.device, event.detail.get("job"))
             self._dirty.stats()
             self._tell_device(event.device)
 
@@ -316,7 +335,8 @@ class Hub:
                 self._dirty.take()
                 continue
             try:
-                await self._fetch()
+                async with self._asking:
+                    await self._fetch()
             except ReflashError as error:
                 # Whoever follows finds out whether the server is gone.
                 _LOGGER.debug("What has changed could not be asked for: %s", error)
@@ -345,16 +365,22 @@ class Hub:
         try:
             self._take(await self.client.device(key))
         except ReflashError as error:
-            if error.status != NOT_FOUND:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
             self._forget(key)
 
 
-NOT_FOUND = 404
 JOB_ENDS = frozenset({"job.finished", "job.settled", "job.corrected"})
 """Events that tell how an update of a device has ended."""
-ENDED = frozenset({"finished"})
-"""A job's last state, which says nothing of its outcome: that comes as an event of its own."""
+
+
+def _call[**P](listeners: Iterable[Callable[P, None]], *arguments: P.args, **named: P.kwargs) -> None:
+    """Call them all: a mistake in one must not end the following of the server, which all others live from."""
+    for listener in list(listeners):
+        try:
+            listener(*arguments, **named)
+        except Exception:
+            _LOGGER.exception("What is known of the server could not be shown")
 
 
 def _join[T](listeners: list[T], listener: T) -> Callable[[], None]:

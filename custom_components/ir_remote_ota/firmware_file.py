@@ -1,10 +1,12 @@
 """Which image is meant by `firmware_file`: what is no name of one is refused before anything happens."""
 
+from http import HTTPStatus
 from pathlib import Path, PurePath
 from typing import Any
 
+from .client import ReflashError
 from .coordinator import Hub
-from .problems import mistake
+from .problems import mistake, refused
 
 NOTHING = frozenset({"", "unknown", "unavailable", "none"})
 """What a template makes of a sensor that knows nothing just now."""
@@ -25,9 +27,9 @@ def named(value: Any) -> str:
     return word
 
 
-def resolved(hub: Hub, config_dir: str, word: str) -> str | None:
+async def async_resolved(hub: Hub, config_dir: str, word: str) -> str | None:
     """Return what a server calls the image; None for the newest approved one of each device."""
-    if PurePath(word).name == LATEST and not _has(hub, LATEST):
+    if PurePath(word).name == LATEST and not await _async_has(hub, LATEST):
         return None
     if "/" not in word:
         return word
@@ -53,6 +55,11 @@ def _in_home_assistant(config_dir: str, word: str) -> Path | None:
     return Path(path)
 
 
-def _has(hub: Hub, name: str) -> bool:
-    also = (image.raw.get("also_named") or [] for image in hub.firmware.firmware)
-    return any(image.file_name == name for image in hub.firmware.firmware) or any(name in names for names in also)
+async def _async_has(hub: Hub, name: str) -> bool:
+    try:
+        await hub.client.image(name)
+    except ReflashError as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise refused(error) from error
+        return False
+    return True

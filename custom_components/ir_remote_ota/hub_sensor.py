@@ -136,8 +136,14 @@ class UpdateStatusSensor(HubEntity, SensorEntity):
     async def async_added_to_hass(self) -> None:
         """Listen to what fails from now on."""
         await super().async_added_to_hass()
+        self.async_on_remove(self.hub.async_add_listener(self._cut))
         self.async_on_remove(self.hub.async_on_event(self._happened))
         self.async_on_remove(self._pulse.stop)
+
+    @callback
+    def _cut(self) -> None:
+        if not self.hub.available:
+            self._pulse.cut()
 
     @callback
     def _happened(self, event: Event) -> None:

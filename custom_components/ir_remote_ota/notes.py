@@ -19,7 +19,8 @@ async def async_notes(hub: Hub, device: Device) -> str:
 
     parts = []
     if device.why_not:
-        parts.append(f'<ha-alert alert-type="warning">{_plain(device.why_not)}</ha-alert>')
+        why_not = _plain(" ".join(filter(None, (device.why_not, device.remedy))))
+        parts.append(f'<ha-alert alert-type="warning">{why_not}</ha-alert>')
     elif device.latest is not None and device.latest.why_not:
         parts.append(f'<ha-alert alert-type="info">{_plain(device.latest.why_not)}</ha-alert>')
     if device.estimate_s is not None and device.offered:

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from homeassistant.core import HomeAssistant, callback
 from homeassistant.helpers.event import async_call_later
 
-from .client import ENDINGS, Device, Event
+from .client import Device, Event
 
 TOLD_EVERY_S = 1.0
 """Every change of an entity is a row in the recorder and a message to each browser (INTERFACES.md 5, Manners)."""
-
-NOT_BEGUN = frozenset({"queued", "waiting", "scheduled"})
-"""States of a job in which nothing is done yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,7 @@ class Progress:
     def of_device(cls, device: Device) -> Progress | None:
         """Read it from what the server says of a device; None where no update runs."""
         job = device.job
-        if job is None or not job.state or job.state == "finished" or job.state in ENDINGS | NOT_BEGUN:
+        if job is None or not job.running:
             return None
         return cls(rollout=job.rollout, job=job.id, state=job.state, percent=job.percent)
 

@@ -105,6 +105,13 @@ class FailurePulse:
         self._show_next()
 
     @callback
+    def cut(self) -> None:
+        """Show no longer what is shown: who comes back must not come back into it."""
+        if self.current is not None and self._resting is not None:
+            self._resting()
+            self._over(None)
+
+    @callback
     def stop(self) -> None:
         """Show nothing any more."""
         for _, cancel in self._gathering.values():

@@ -71,6 +71,10 @@ class FirmwareUpdate(DeviceEntity, UpdateEntity):
         """Whether the server offers it."""
         return self.device.offered
 
+    def version_is_newer(self, latest_version: str, installed_version: str) -> bool:
+        """Return the same: Home Assistant before 2026.11 asks in this way."""
+        return self.device.offered
+
     @property
     def title(self) -> str:
         """What one of its family is called."""

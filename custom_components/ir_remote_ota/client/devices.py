@@ -87,6 +87,7 @@ class DeviceJob:
     id: int | None
     rollout: int | None
     state: str
+    running: bool
     percent: int | None
     reason: str | None
     next_step: str | None
@@ -98,6 +99,7 @@ class DeviceJob:
             id=opt_int(raw, "id"),
             rollout=opt_int(raw, "rollout"),
             state=text(raw, "state"),
+            running=flag(raw, "running"),
             percent=opt_int(raw, "percent"),
             reason=opt_text(raw, "reason"),
             next_step=opt_text(raw, "next_step"),
@@ -155,6 +157,7 @@ class Device:
     offered: bool
     can_install: bool
     why_not: str | None
+    remedy: str | None
     last_update: LastUpdate | None
     job: DeviceJob | None
     way_back: tuple[str, ...]
@@ -207,6 +210,7 @@ class Device:
             offered=flag(raw, "offered"),
             can_install=opt_flag(supported, "install") is not False,
             why_not=opt_text(supported, "why_not"),
+            remedy=opt_text(supported, "next_step"),
             last_update=LastUpdate.read(last_update) if last_update else None,
             job=DeviceJob.read(job) if job else None,
             way_back=words(raw, "way_back"),

@@ -26,12 +26,13 @@ class Event:
     @classmethod
     def read(cls, raw: Json) -> Self:
         """Read its JSON."""
+        detail = block(raw, "detail") or {}
         return cls(
             seq=number(raw, "seq"),
             at_ms=number(raw, "at_ms"),
             kind=text(raw, "kind"),
-            device=opt_text(raw, "device"),
-            detail=block(raw, "detail") or {},
+            device=opt_text(raw, "device") or opt_text(detail, "device"),
+            detail=detail,
         )
 
 

@@ -62,3 +62,12 @@ async def two(home: House) -> House:
     await home.serve()
     await home.online()
     return home
+
+
+@pytest.fixture
+async def quiet(home: House, set_up: SetUp) -> tuple[House, MockConfigEntry]:
+    """A house with one remote that nobody touches, and its entry."""
+    await home.remote("Living Room IR")
+    await home.serve()
+    await home.online()
+    return home, await set_up(home)

@@ -44,7 +44,7 @@ def image(version: str | None, len_bytes: int = 60_000, *, chip: int = 13, seed:
     return bare + hashlib.sha256(bare).digest()
 
 
-async def until[T](answer: Callable[[], T | None], what: str = "", patience_s: float = PATIENCE_S) -> T:
+async def until[T](answer: Callable[[], T | None], what: object = None, patience_s: float = PATIENCE_S) -> T:
     """Waits until something is true, and returns it."""
     try:
         async with asyncio.timeout(patience_s):
@@ -121,10 +121,10 @@ class House:
         address = f"{self.net}.{number}"
         simulated = await Simulated.start(
             "simulate", "ir-remote", "--bind", address, "--http-port", str(HTTP_PORT), "--ota-port", str(OTA_PORT),
-            "--boot-s", "200ms", *arguments,
+            *(() if "--boot-s" in arguments else ("--boot-s", "200ms")), *arguments,
         )  # fmt: skip
         self.programs.append(simulated)
-        await until(lambda: simulated.events("ready"), f"device {name}: {simulated.lines}")
+        await until(lambda: simulated.events("ready"), simulated.lines)
         if list_it:
             self.devices.append({"ip": address, "name": name})
         return simulated
@@ -137,7 +137,7 @@ class House:
             "--modbus-port", str(MODBUS_PORT), "--rate", "5000000", "--restart-s", "500ms", *arguments,
         )  # fmt: skip
         self.programs.append(simulated)
-        await until(lambda: simulated.events("ready"), f"unit {name}: {simulated.lines}")
+        await until(lambda: simulated.events("ready"), simulated.lines)
         self.units.append({"ip": address, "name": name})
         return simulated
 
@@ -182,7 +182,7 @@ class House:
             lines = (line.partition(" serves at ")[2] for line in server.lines)
             return next((line.partition(",")[0] for line in lines if line), None)
 
-        self.url = await until(url, f"a server: {server.lines}")
+        self.url = await until(url, server.lines)
 
     async def kill(self) -> None:
         """The server dies as if the power went."""
@@ -215,11 +215,16 @@ class House:
         part.write_bytes(content)
         part.rename(self.firmware_path / name)
         digest = hashlib.sha256(content).hexdigest()
+        await self.knows(digest)
+        return digest
+
+    async def knows(self, name: str) -> None:
+        """Waits until the server knows an image by this name."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 with contextlib.suppress(ReflashError):
-                    await self.client.image(digest)
-                    return digest
+                    await self.client.image(name)
+                    return
                 await asyncio.sleep(0.1)
 
     async def end(self) -> None:
