@@ -4,8 +4,11 @@ import os
 from collections.abc import AsyncIterator
 
 import pytest
-from browser import Browser
-from home import Home
+
+pytest.register_assert_rewrite("browser", "founding", "hass", "home")
+
+from browser import Browser  # noqa: E402
+from home import Home  # noqa: E402
 
 
 def pytest_configure() -> None:
