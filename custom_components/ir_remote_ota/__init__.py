@@ -47,7 +47,6 @@ async def async_setup_entry(hass: HomeAssistant, entry: ReflashConfigEntry) -> b
         await async_close(hass, entry.data)
         raise
     entry.async_on_unload(events.watch(hass, hub))
-    entry.async_on_unload(events.watch(hass, hub))
     entry.async_on_unload(issues.watch(hass, entry, hub))
     entry.async_on_unload(notifications.watch(hass, entry, hub))
     if entry.data[CONF_MODE] == MODE_CONNECT:
