@@ -232,6 +232,8 @@ class ReflashClient:
         """Yield what happens, from `hello` on, until the stream ends; `after` replays."""
         query = {} if after is None else {"after": str(after)}
         async with self._stream("events", query, SILENCE_S) as response:
+            if response.content_type != "text/event-stream":
+                raise _foreign(response.status)
             reader = EventReader()
             async for chunk in self._chunks(response):
                 try:

@@ -6,6 +6,7 @@ from typing import Any
 
 import custom_components.ir_remote_ota  # noqa: F401 - before the custom_components of the test's own Home Assistant
 import pytest
+import pytest_socket
 from custom_components.ir_remote_ota.const import CONF_MODE, CONF_TOKEN, CONF_URL, DOMAIN, MODE_CONNECT
 from homeassistant.config_entries import ConfigEntryState
 from homeassistant.core import HomeAssistant
@@ -18,7 +19,8 @@ type SetUp = Callable[[House], Awaitable[MockConfigEntry]]
 
 @pytest.fixture(autouse=True)
 def _integrations(enable_custom_integrations: Any, socket_enabled: Any) -> None:
-    """Ours is loaded, and 127.0.0.1 can be reached: nothing else can (pytest-socket)."""
+    """Ours is loaded, and 127.0.0.1 and the sockets of folders can be reached: nothing else can."""
+    pytest_socket.socket_allow_hosts(["127.0.0.1"], allow_unix_socket=True)
 
 
 @pytest.fixture
