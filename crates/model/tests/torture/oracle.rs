@@ -200,6 +200,8 @@ fn turns(world: &World, wrong: &mut Vec<String>) {
     struct Memory {
         n_running: u32,
         n_proven: u32,
+        /// Of these, whose end was settled late: their place as a canary may have been given to another by then.
+        n_late: u32,
         /// Who has failed since its owner let it go on, and whether as a canary.
         failed: BTreeMap<usize, bool>,
         n_deeds: usize,
@@ -234,7 +236,8 @@ fn turns(world: &World, wrong: &mut Vec<String>) {
                     wrong.push(format!("I12 nothing begins after a stop: {}", place()));
                 }
                 let n_canaries = plan.n_canaries;
-                if memory.n_proven < n_canaries && memory.n_running + memory.n_proven >= n_canaries {
+                let n_places = memory.n_running + memory.n_proven - memory.n_late;
+                if memory.n_proven < n_canaries && n_places >= n_canaries {
                     wrong.push(format!("canaries go first: {}", place()));
                 }
                 let n_failed = u32::try_from(memory.failed.len()).unwrap();
@@ -258,6 +261,7 @@ fn turns(world: &World, wrong: &mut Vec<String>) {
             }
             MemberState::Ended(Ended::Outcome(outcome)) if turn.corrects => {
                 memory.n_proven += u32::from(outcome.ending.is_success());
+                memory.n_late += u32::from(outcome.ending.is_success());
                 if !model::fleet::is_failure(outcome.ending) {
                     memory.failed.remove(&turn.device);
                 }
