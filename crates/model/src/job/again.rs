@@ -121,10 +121,11 @@ fn restarted(before: &Look, later: &Look) -> Option<bool> {
     let expected = was.saturating_add(passed);
     let tolerance = BOOT_MOMENT_TOLERANCE + passed / DRIFT;
     if is < was || is.saturating_add(tolerance) < expected {
-        Some(true)
-    } else {
-        (is <= expected.saturating_add(tolerance)).then_some(false)
+        return Some(true);
     }
+    // One that restarted after the first look cannot have been up for longer than has passed since.
+    let stayed = is > passed.saturating_add(tolerance) && is <= expected.saturating_add(tolerance);
+    stayed.then_some(false)
 }
 
 /// What the corrected end says of what the device runs.

@@ -53,7 +53,9 @@ fn member(plan: &Plan, device: usize) -> Option<&Member> {
 /// An earlier job has brought this image there, and could not prove it: its owner may send it once more (decision 0006).
 fn is_in_doubt(world: &World, device: usize, image: Img, at: Ms) -> bool {
     world.store.jobs.iter().any(|row| {
-        let outcome = row.outcome.as_ref().map(|outcome| outcome.ending);
+        let was = row.corrected.as_ref().filter(|(corrected, _)| at < *corrected);
+        let outcome = was.map(|(_, was)| was).or(row.outcome.as_ref());
+        let outcome = outcome.map(|outcome| outcome.ending);
         let is_unproven = matches!(outcome, Some(Ending::Unverified | Ending::Failed)) && row.n_pushes > 0;
         let is_earlier = row.ended.is_some_and(|ended| ended <= at);
         row.device == device && row.image == image && is_unproven && is_earlier
@@ -198,10 +200,13 @@ fn turns(world: &World, wrong: &mut Vec<String>) {
     struct Memory {
         n_running: u32,
         n_proven: u32,
-        n_failed: u32,
-        canary_failed: bool,
+        /// Of these, whose end was settled late: their place as a canary may have been given to another by then.
+        n_late: u32,
+        /// Who has failed since its owner let it go on, and whether as a canary.
+        failed: BTreeMap<usize, bool>,
         n_deeds: usize,
         held: bool,
+        quarantined: Vec<Img>,
     }
     let mut memories: BTreeMap<RolloutId, Memory> = BTreeMap::new();
     for (number, turn) in world.store.turns.iter().enumerate() {
@@ -212,10 +217,14 @@ fn turns(world: &World, wrong: &mut Vec<String>) {
         {
             memory.n_deeds += 1;
             if id == turn.rollout {
-                memory.held = deed == Deed::Holds;
-                if deed == Deed::LetsGo {
-                    memory.n_failed = 0;
-                    memory.canary_failed = false;
+                match deed {
+                    Deed::Holds => memory.held = true,
+                    Deed::LetsGo => {
+                        memory.held = false;
+                        memory.failed.clear();
+                        memory.quarantined.clear();
+                    }
+                    Deed::Quarantines(image) => memory.quarantined.push(image),
                 }
             }
         }
@@ -227,12 +236,18 @@ fn turns(world: &World, wrong: &mut Vec<String>) {
                     wrong.push(format!("I12 nothing begins after a stop: {}", place()));
                 }
                 let n_canaries = plan.n_canaries;
-                if memory.n_proven < n_canaries && memory.n_running + memory.n_proven >= n_canaries {
+                let n_places = memory.n_running + memory.n_proven - memory.n_late;
+                if memory.n_proven < n_canaries && n_places >= n_canaries {
                     wrong.push(format!("canaries go first: {}", place()));
                 }
-                let too_many =
-                    memory.n_failed > 0 && plan.rules.max_failures.is_reached(memory.n_failed, n_members);
-                if too_many || memory.canary_failed && memory.n_proven < n_canaries {
+                let n_failed = u32::try_from(memory.failed.len()).unwrap();
+                let too_many = n_failed > 0 && plan.rules.max_failures.is_reached(n_failed, n_members);
+                let canary_failed = memory.failed.values().any(|as_canary| *as_canary);
+                let image = member(plan, turn.device).map(|member| image_of(member.image));
+                if image.is_some_and(|image| memory.quarantined.contains(&image)) {
+                    wrong.push(format!("a quarantine holds: {}", place()));
+                }
+                if too_many || canary_failed && memory.n_proven < n_canaries {
                     wrong.push(format!("a halt holds: {}", place()));
                 }
                 if let Some(window) = &plan.rules.window {
@@ -244,6 +259,13 @@ fn turns(world: &World, wrong: &mut Vec<String>) {
                 }
                 memory.n_running += 1;
             }
+            MemberState::Ended(Ended::Outcome(outcome)) if turn.corrects => {
+                memory.n_proven += u32::from(outcome.ending.is_success());
+                memory.n_late += u32::from(outcome.ending.is_success());
+                if !model::fleet::is_failure(outcome.ending) {
+                    memory.failed.remove(&turn.device);
+                }
+            }
             left => {
                 memory.n_running -= 1;
                 let ending = match left {
@@ -253,8 +275,8 @@ fn turns(world: &World, wrong: &mut Vec<String>) {
                 };
                 memory.n_proven += u32::from(ending.is_some_and(Ending::is_success));
                 if ending.is_some_and(model::fleet::is_failure) {
-                    memory.n_failed += 1;
-                    memory.canary_failed |= turn.wave == 0 && plan.n_canaries > 0;
+                    let as_canary = turn.wave == 0 && plan.n_canaries > 0;
+                    memory.failed.insert(turn.device, as_canary);
                 }
             }
         }
@@ -266,6 +288,8 @@ fn ends(world: &World, row: &JobRow, heard: &[Heard], wrong: &mut Vec<String>) {
     let (Some(ended), Some(outcome)) = (row.ended, &row.outcome) else {
         return;
     };
+    let corrected = row.corrected.as_ref().map(|(corrected, _)| *corrected);
+    let ended = corrected.unwrap_or(ended);
     let device = &world.devices[row.device];
     let runs_at = |at: Ms| {
         let boots = device.log.iter().take_while(|(when, _)| *when <= at);
@@ -291,7 +315,8 @@ fn ends(world: &World, row: &JobRow, heard: &[Heard], wrong: &mut Vec<String>) {
             }
             let rules = &world.planned[&row.rollout].rules;
             let soak = Ms::try_from(rules.soak.min(rules.canary_soak).as_millis()).unwrap();
-            if device.kind == Kind::Esp && booted + soak > ended + SLACK {
+            // What is settled late was seen once.
+            if corrected.is_none() && device.kind == Kind::Esp && booted + soak > ended + SLACK {
                 wrong.push(format!("I7 updated: it was stable: {}", place()));
             }
         }

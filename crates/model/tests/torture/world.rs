@@ -10,20 +10,22 @@
 //! - Addresses do not swap between the identity that was read and the first byte.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use model::family::{Fault, FaultKind, Label, Method, Reach, Reason, Timing, Verdict};
-use model::fleet::{Command, Course, Event, Fleet, MemberState, Rollout, Standing, State, step, untold};
+use model::fleet::{
+    Command, Course, Ended, Event, Fleet, MemberState, Rollout, Standing, State, step, untold,
+};
 use model::id::{RolloutId, Sha256};
 use model::image::{ImageInfo, VersionSource};
 use model::installed::{self, Installed, standing};
 use model::inventory;
-use model::job::{Act, Job, Order, Phase, Proof, Seen, next};
+use model::job::{Act, Correction, Job, Order, Phase, Proof, Record, Seen, end_in, next, reconsider};
 use model::lease::{GRACE, Held, Liveness, Ruling, TTL, ruling};
-use model::outcome::{Ending, Outcome};
+use model::outcome::{End, Ending, Outcome};
 use model::plan::{self, AtOnce, Choice, Facts, MaxFailures, Plan, Rules, plan};
 use model::precheck::Precheck;
 use model::time::Now;
@@ -55,9 +57,13 @@ const ASK_AGAIN: Ms = 2 * SECOND;
 /// 1 November 2026.
 const WALL: i64 = 1_793_491_200_000;
 const MAX_EVENTS: u64 = 2_000_000;
+/// How often jobs that were not proven are looked at once more.
+const RECONCILE_EVERY: Ms = MINUTE;
+/// An image that has failed on so many devices goes to no other (`policy.quarantine_after`).
+const QUARANTINE_AFTER: usize = 3;
 
 /// Every misfortune that a world may meet.
-pub(crate) const FAULTS: [&str; 30] = [
+pub(crate) const FAULTS: [&str; 32] = [
     "addresses swap",
     "boot loop",
     "call-back lost",
@@ -85,7 +91,9 @@ pub(crate) const FAULTS: [&str; 30] = [
     "paused for longer than the lease",
     "power cut in mid-push",
     "put back",
+    "quarantine",
     "second server takes over",
+    "settled late",
     "transfer broken",
     "verdict lost",
 ];
@@ -105,12 +113,17 @@ enum Ev {
     Stall(usize, u32),
     Presence(usize),
     Wake(usize, u32),
-    Start { host: usize, reboot: bool },
+    Start {
+        host: usize,
+        reboot: bool,
+    },
     TakeOver(usize),
     SwapBack(usize, usize),
     Misfortune,
     Owner,
     OwnersAreDone,
+    /// Jobs that were not proven are looked at once more, where their devices answer.
+    Reconcile,
 }
 
 /// A job as the journal has it.
@@ -126,6 +139,10 @@ pub(crate) struct JobRow {
     pub(crate) ended: Option<Ms>,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) n_pushes: u8,
+    /// How its last push ended, as is stored.
+    end: Option<End>,
+    /// When its end was corrected, and how it was said to have ended before.
+    pub(crate) corrected: Option<(Ms, Outcome)>,
 }
 
 /// A rollout as the journal has it.
@@ -165,6 +182,8 @@ pub(crate) struct Turn {
     pub(crate) device: usize,
     pub(crate) wave: u32,
     pub(crate) state: MemberState,
+    /// It had ended before, and its end was corrected.
+    pub(crate) corrects: bool,
 }
 
 struct Server {
@@ -220,6 +239,8 @@ pub(crate) enum Deed {
     Holds,
     /// It was told to go on; it may have been halted.
     LetsGo,
+    /// An image is in quarantine, until the owner lets go on.
+    Quarantines(Img),
 }
 
 /// Why an act of a server went no further.
@@ -256,6 +277,9 @@ pub(crate) struct World {
     pub(crate) planned: BTreeMap<RolloutId, Plan>,
     pub(crate) deeds: Vec<(usize, RolloutId, Deed)>,
     pub(crate) soak_of: BTreeMap<RolloutId, Ms>,
+    /// Images in quarantine, and those whose owner has let them go on.
+    quarantined: BTreeSet<Img>,
+    released: BTreeSet<Img>,
     pub(crate) hits: BTreeMap<&'static str, u64>,
     pub(crate) trace: u64,
     pub(crate) wrong: Vec<String>,
@@ -352,6 +376,8 @@ impl World {
             planned: BTreeMap::new(),
             deeds: Vec::new(),
             soak_of: BTreeMap::new(),
+            quarantined: BTreeSet::new(),
+            released: BTreeSet::new(),
             hits: BTreeMap::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             wrong: Vec::new(),
@@ -387,6 +413,7 @@ impl World {
             world.later(wait, Ev::Owner);
         }
         world.later(OWNERS_ARE_DONE, Ev::OwnersAreDone);
+        world.later(RECONCILE_EVERY, Ev::Reconcile);
         world
     }
 
@@ -610,6 +637,10 @@ impl World {
             Ev::SwapBack(one, other) => self.swap(one, other, false),
             Ev::Misfortune => self.misfortune(),
             Ev::Owner => self.owner(),
+            Ev::Reconcile => {
+                self.reconcile();
+                self.later(RECONCILE_EVERY, Ev::Reconcile);
+            }
             Ev::OwnersAreDone => {
                 let mut goes_on = !self.to_come.is_empty();
                 let ids: Vec<RolloutId> = self.store.rollouts.keys().copied().collect();
@@ -667,6 +698,15 @@ impl World {
             );
         }
         self.tell(number, Event::Recovered);
+        // Who was killed in between has not told it.
+        let corrected = self.store.jobs.iter().filter(|row| row.corrected.is_some());
+        let corrected: Vec<_> = corrected.filter_map(told_corrected).collect();
+        for event in corrected {
+            self.tell(number, event);
+        }
+        for image in 0..FOREIGN {
+            self.quarantine_if_due(number, image);
+        }
     }
 
     fn is_running(&self, server: usize) -> bool {
@@ -886,7 +926,12 @@ impl World {
                     for (idx, standing) in members {
                         // One that is put back has failed already.
                         let runs = |state: &MemberState| matches!(state, MemberState::Running { .. });
-                        if runs(&standing.state) != runs(&kept.members[idx].state) {
+                        let before = &kept.members[idx].state;
+                        let has_ended =
+                            |state: &MemberState| matches!(state, MemberState::Ended(Ended::Outcome(_)));
+                        let corrects =
+                            has_ended(before) && has_ended(&standing.state) && *before != standing.state;
+                        if corrects || runs(&standing.state) != runs(before) {
                             store.turns.push(Turn {
                                 at,
                                 wall_ms,
@@ -894,6 +939,7 @@ impl World {
                                 device: idx_of(&kept.plan.members[idx].device),
                                 wave: standing.wave,
                                 state: standing.state.clone(),
+                                corrects,
                             });
                         }
                         kept.members[idx] = standing;
@@ -1274,6 +1320,143 @@ impl World {
         }
     }
 
+    // Afterwards: ends that are proven late, and images that fail too often.
+
+    fn image_for(&self, worker: &Worker) -> Option<Img> {
+        let members = &self.store.rollouts.get(&worker.rollout)?.plan.members;
+        let member = members
+            .iter()
+            .find(|member| member.device == id_of(worker.device))?;
+        let image = if worker.puts_back {
+            member.way_back?
+        } else {
+            member.image
+        };
+        Some(image_of(image))
+    }
+
+    /// Tells of an image that has failed on too many devices, each counted by its last end that says anything.
+    fn quarantine_if_due(&mut self, server: usize, image: Img) {
+        if !self.is_running(server) || self.released.contains(&image) {
+            return;
+        }
+        let mut last: BTreeMap<usize, bool> = BTreeMap::new();
+        for row in self.store.jobs.iter().filter(|row| row.image == image) {
+            match &row.outcome {
+                Some(outcome) if outcome.is_against_image() => last.insert(row.device, true),
+                Some(Outcome { ending, .. }) if ending.is_success() => last.insert(row.device, false),
+                _ => None,
+            };
+        }
+        if last.values().filter(|failed| **failed).count() < QUARANTINE_AFTER {
+            return;
+        }
+        if self.quarantined.insert(image) {
+            self.hit("quarantine");
+        }
+        let ids: Vec<RolloutId> = self.store.rollouts.keys().copied().collect();
+        let place = self.store.turns.len();
+        let reason = plan::Reason::new("quarantined", "", "");
+        let image_digest = digests()[usize::from(image)];
+        self.tell(
+            server,
+            Event::Quarantined {
+                image: image_digest,
+                reason,
+            },
+        );
+        if self.servers[server].alive {
+            self.deeds
+                .extend(ids.into_iter().map(|id| (place, id, Deed::Quarantines(image))));
+        }
+    }
+
+    fn reconcile(&mut self) {
+        let server = self.store.owner;
+        for number in 0..self.store.jobs.len() {
+            if !self.is_running(server) || self.store.owner != server {
+                return;
+            }
+            let row = &self.store.jobs[number];
+            let device = row.device;
+            let is_unproven = row.ended.is_some_and(|ended| ended < self.at)
+                && row
+                    .outcome
+                    .as_ref()
+                    .is_some_and(|outcome| outcome.ending == Ending::Unverified);
+            let is_last = self.store.jobs.iter().rposition(|row| row.device == device) == Some(number);
+            let is_busy = self
+                .workers
+                .values()
+                .any(|worker| worker.server == server && worker.device == device);
+            if is_unproven && is_last && !is_busy && self.is_there(device) {
+                self.look_once_more(server, number);
+            }
+        }
+    }
+
+    /// What `Engine::correct` does, under the lease.
+    fn look_once_more(&mut self, server: usize, number: usize) {
+        let device = self.store.jobs[number].device;
+        let Some(epoch) = self.acquire(server, device) else {
+            return;
+        };
+        let now = self.now(server);
+        let boot_id = self.servers[server].boot_id;
+        let seen = self.look(device);
+        let row = &self.store.jobs[number];
+        let left = row.state.record_after();
+        let is_as_left = left.is_none() || self.store.installed[device] == left;
+        let correction = match (seen, &row.end, &row.state.evidence.before) {
+            (Ok(snapshot), Some(end), Some(before)) if is_as_left => {
+                let label = label(
+                    Some(&before.snapshot.versions),
+                    &row.state.order,
+                    &snapshot.versions,
+                );
+                let same_boot = row.boot_id == boot_id;
+                reconsider(&row.state, end, (snapshot, &label), (row.last, now), same_boot)
+            }
+            _ => None,
+        };
+        let at = self.at;
+        if let Some(Correction { job, record }) = correction {
+            self.hit("settled late");
+            let written = self.write(server, |store| {
+                let lease = &store.leases[device];
+                let row = &mut store.jobs[number];
+                let was = row.outcome.clone();
+                if !lease.held || lease.epoch != epoch {
+                    return;
+                }
+                row.corrected = was.map(|was| (at, was));
+                row.outcome = job.outcome().cloned();
+                (row.state, row.last, row.boot_id) = (job, now, boot_id);
+                match record {
+                    Record::Keep => {}
+                    Record::Set(installed) => store.installed[device] = Some(installed),
+                    Record::Clear => store.installed[device] = None,
+                }
+            });
+            if written.is_err() {
+                return;
+            }
+        }
+        let released = self.write(server, |store| store.leases[device].held = false);
+        if released.is_err() {
+            return;
+        }
+        let row = &self.store.jobs[number];
+        if row.corrected.is_none() {
+            return;
+        }
+        let (image, told) = (row.image, told_corrected(row));
+        self.quarantine_if_due(server, image);
+        if let Some(told) = told {
+            self.tell(server, told);
+        }
+    }
+
     // Owners.
 
     fn owner_tells(&mut self, id: RolloutId, event: Event, deed: Option<Deed>) {
@@ -1282,6 +1465,10 @@ impl World {
             return;
         }
         let of_all = event == Event::StopAll;
+        if deed == Some(Deed::LetsGo) {
+            // Going on, its owner approves what was in quarantine.
+            self.released.append(&mut self.quarantined);
+        }
         let place = self.store.turns.len();
         self.tell(owner, event);
         // Who lets go on is heard at once; who holds up, once that is stored.
@@ -1572,6 +1759,8 @@ impl World {
                 ended: None,
                 outcome: None,
                 n_pushes: 0,
+                end: None,
+                corrected: None,
             });
             store.jobs.len() - 1
         });
@@ -1964,6 +2153,7 @@ impl World {
             kept.last = now;
             kept.boot_id = boot_id;
             kept.n_pushes = job.n_pushes;
+            kept.end = end_in(std::iter::once(&job)).or(kept.end.take());
             if finished {
                 kept.ended = Some(at);
                 kept.outcome = job.outcome().cloned();
@@ -2020,6 +2210,12 @@ impl World {
             return;
         }
         self.presence_soon(device);
+        if let Done::Ended(outcome, _) = &done
+            && outcome.is_against_image()
+            && let Some(image) = self.image_for(&worker)
+        {
+            self.quarantine_if_due(server, image);
+        }
         let (id, device) = (worker.rollout, id_of(device));
         self.tell(
             server,
@@ -2034,6 +2230,15 @@ impl World {
             },
         );
     }
+}
+
+/// What a rollout is told of a job whose end was corrected.
+fn told_corrected(row: &JobRow) -> Option<Event> {
+    Some(Event::Corrected {
+        id: row.rollout,
+        device: id_of(row.device),
+        outcome: row.outcome.clone()?,
+    })
 }
 
 fn pushed(result: Result<Verdict, Fault>) -> Seen {

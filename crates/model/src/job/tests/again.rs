@@ -181,6 +181,27 @@ fn a_clock_that_drifts_for_a_day_is_no_restart_and_after_a_boot_of_ours_only_a_s
     assert_eq!(judged.job.outcome().unwrap().ending, Ending::Updated);
 }
 
+/// Booted half a minute before the push, restarted with it: a day later the two boots are too near to be told apart.
+#[test]
+fn one_that_was_young_before_the_push_is_not_said_to_have_stayed_for_what_clocks_may_drift() {
+    let mut job = Unproven::new(verdict_lost());
+    let age = Duration::from_secs(30);
+    if let Some(uptime) = job
+        .bench
+        .job
+        .evidence
+        .before
+        .as_mut()
+        .and_then(|look| look.snapshot.uptime.as_mut())
+    {
+        *uptime = age;
+    }
+    // With the push, three minutes before the job ended.
+    job.bench.booted = job.ended.earlier(Duration::from_mins(3));
+    job.bench.wait(24 * HOUR_S);
+    assert_eq!(job.judged(&Label::Unmoved, true), None);
+}
+
 #[test]
 fn without_an_uptime_one_that_was_away_has_restarted() {
     let mut unproven = Unproven::of(with_record(true), ok());
