@@ -216,6 +216,39 @@ test("it is shown in a frame of the page that the configuration names, and of no
   await other.context().close();
 });
 
+test("the course of a month is drawn, and told in numbers", async () => {
+  const page = await open(browser, world.url, { width: 360, scheme: "dark" });
+  await signIn(page, world.token);
+  const DAY = 86_400_000;
+  const from = new Date(2026, 5, 1).getTime();
+  // Seven versions, of which one is a name that would do harm; nothing was updated on every third day.
+  const course = Array.from({ length: 30 }, (_, n) => ({
+    from_ms: from + n * DAY,
+    until_ms: from + (n + 1) * DAY,
+    n_meant: n % 3 === 0 ? 0 : 4,
+    n_proven: n % 3 === 0 ? 0 : (n % 5),
+    running: n < 10 ? {} : { "1.0": 30 - n, [EVIL_NAME]: n - 9, "0.9": 1, "0.8": 1, "0.7": 1, "0.6": 1, "0.5": 1 },
+  }));
+  await page.route("**/api/v1/stats?*", async (route) => {
+    const stats = await (await route.fetch()).json();
+    assert.match(route.request().url(), /step_s=86400/);
+    await route.fulfill({ json: { ...stats, n_enrolled: 30, course } });
+  });
+  await visit(page, "History");
+  await page.getByRole("img", { name: /^Updates proven to have succeeded, by day over time/ }).waitFor();
+  const bands = page.getByRole("img", { name: /^What devices ran\. Now: / });
+  await bands.waitFor();
+  // Days before the first device have no bar; five versions have a shade, the other two share one.
+  assert.equal(await bands.locator("rect").count(), 20 * 6);
+  await page.locator(".plot .legend").getByText("2 others").waitFor();
+  await page.getByText("The same in numbers").click();
+  await page.getByRole("row", { name: /4 \/ 4/ }).first().waitFor();
+  assert.ok((await page.getByRole("row", { name: EVIL_NAME }).count()) > 5);
+  assert.equal(await page.locator("main img:not([role]), main b").count(), 0);
+  await isSound(page, "the course of a month");
+  await page.context().close();
+});
+
 test("a viewer sees everything and can change nothing", async () => {
   const { token } = await world.ask("POST", "tokens", { name: "viewer", role: "viewer" });
   const page = await open(browser, world.url);
