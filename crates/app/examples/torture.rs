@@ -174,14 +174,9 @@ async fn count(case: Case, program: &Path) -> (BTreeMap<&'static str, u32>, Last
     calls.dedup();
     let world = case.world(program).await;
     let firmware = case.bring(&world);
-    if case == Case::Http {
-        Case::fail_once(&world, &firmware).await;
-    }
     let log = world.data().join("../strace.log");
     let strace = Strace::attach(world.pid(), &log, &[format!("-etrace={}", calls.join(","))]).await;
-    if case != Case::Http {
-        world.wish(&firmware)().unwrap();
-    }
+    world.wish(&case.wanted(&firmware))().unwrap();
     world
         .until(ROLLOUT, "finished", |rollout| rollout["state"] == "finished")
         .await;
@@ -217,9 +212,6 @@ async fn torture(point: Point, program: &Path, expected: &Last) -> Met {
     } = point.clone();
     let mut world = case.world(program).await;
     let firmware = case.bring(&world);
-    if case == Case::Http {
-        Case::fail_once(&world, &firmware).await;
-    }
     let what = match error {
         Some(error) => format!("error={error}"),
         None => "signal=SIGKILL".to_owned(),
@@ -229,12 +221,9 @@ async fn torture(point: Point, program: &Path, expected: &Last) -> Met {
         format!("-einject={call}:{what}:when={when}"),
     ];
     let strace = Strace::attach(world.pid(), Path::new("/dev/null"), &inject).await;
-    let wish = world.wish(&firmware);
-    if case != Case::Http {
-        // It may not be answered.
-        let again = wish.clone();
-        let _ = tokio::task::spawn_blocking(again).await.unwrap();
-    }
+    let wish = world.wish(&case.wanted(&firmware));
+    // It may not be answered.
+    let _ = tokio::task::spawn_blocking(wish.clone()).await.unwrap();
     let deadline = Instant::now()
         + if error.is_some() {
             OWNER_WAITS

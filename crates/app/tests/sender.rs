@@ -92,19 +92,16 @@ async fn a_sender_that_wakes_up_without_its_lease_writes_nothing_and_pushes_noth
     let [device] = &store.devices_with_open_jobs().await.unwrap()[..] else {
         panic!("one job is open");
     };
-    let now_ms = |later: Duration| {
-        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap() + later;
-        i64::try_from(since.as_millis()).unwrap()
-    };
+    let now = |later: Duration| engine::Clock.now().later(later);
     let us = Holder::this_process().unwrap();
     // It lives, so it keeps its lease for a while ...
     let early = store
-        .acquire_lease(device, &us, now_ms(Duration::from_secs(5)), process_is_alive)
+        .acquire_lease(device, &us, now(Duration::from_secs(5)), process_is_alive)
         .await;
     assert!(early.is_err(), "{early:?}");
     // ... but not for ten minutes.
     let grant = store
-        .acquire_lease(device, &us, now_ms(Duration::from_mins(10)), process_is_alive)
+        .acquire_lease(device, &us, now(Duration::from_mins(10)), process_is_alive)
         .await
         .unwrap();
     assert!(grant.epoch() > 1);
@@ -125,7 +122,7 @@ async fn a_sender_that_wakes_up_without_its_lease_writes_nothing_and_pushes_noth
     assert_eq!(rig.n_pushes(), 1, "{ended:#?}");
     // Whoever has the lease can still write and give it back.
     store
-        .renew_lease(device, grant.epoch(), now_ms(Duration::from_mins(10)))
+        .renew_lease(device, grant.epoch(), now(Duration::from_mins(10)))
         .await
         .unwrap();
     store.release_lease(device, grant.epoch()).await.unwrap();

@@ -28,7 +28,7 @@ impl Engine {
     pub async fn lease(&self, device: &DeviceId) -> Result<Lease, LeaseError> {
         let grant = self
             .store
-            .acquire_lease(device, &self.holder, self.clock.now().wall_ms, process_is_alive)
+            .acquire_lease(device, &self.holder, self.clock.now(), process_is_alive)
             .await?;
         Ok(Lease {
             device: device.clone(),
@@ -46,7 +46,7 @@ impl Engine {
 
     pub(crate) async fn renew(&self, lease: &Lease) -> Result<(), LeaseError> {
         self.store
-            .renew_lease(&lease.device, lease.epoch, self.clock.now().wall_ms)
+            .renew_lease(&lease.device, lease.epoch, self.clock.now())
             .await
     }
 }

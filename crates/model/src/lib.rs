@@ -16,6 +16,7 @@ pub mod image;
 pub mod installed;
 pub mod inventory;
 pub mod job;
+pub mod lease;
 pub mod outcome;
 pub mod plan;
 pub mod precheck;

@@ -326,6 +326,26 @@ pub(crate) fn no_uptime() -> Outcome {
     )
 }
 
+/// The outcome where the device said yes, and whether it restarted then cannot be told because this machine itself did.
+pub(crate) fn not_watched(label: &Label) -> Outcome {
+    if *label == Label::Old {
+        return Outcome::because(
+            Ending::Failed,
+            NOT_APPLIED,
+            "The device said OK, but it runs what it ran before; whether it restarted was not seen, because this machine \
+             was restarted meanwhile.",
+            "Push again; if the old version is back once more, the new image does not start on this device.",
+        );
+    }
+    Outcome::because(
+        Ending::Unverified,
+        "restart not seen",
+        "The device said OK. Whether it restarted was not seen, because this machine was restarted meanwhile, and its version \
+         label is the same as before.",
+        "Look at the device; if it runs the old firmware, push again.",
+    )
+}
+
 fn no_return() -> Outcome {
     Outcome::because(
         Ending::Unverified,

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use model::id::{JobId, RolloutId, Sha256};
 
@@ -66,8 +67,13 @@ impl StoreError {
     }
 
     pub(crate) fn lost(doing: &'static str) -> Self {
+        Self::of_kind(doing, StoreErrorKind::Io)
+    }
+
+    /// One whose cause another writer has met.
+    pub(crate) fn of_kind(doing: &'static str, kind: StoreErrorKind) -> Self {
         Self {
-            kind: StoreErrorKind::Io,
+            kind,
             doing,
             source: None,
         }
@@ -412,8 +418,8 @@ pub enum LeaseError {
     Held {
         /// Who.
         by: Holder,
-        /// Until when at least, unless it is renewed; milliseconds since 1970.
-        until_wall_ms: i64,
+        /// How long it stays so at most, if it is not renewed.
+        free_in: Duration,
     },
     /// The lease was taken over: stop, and write nothing more.
     #[error("the lease was taken over by somebody else")]

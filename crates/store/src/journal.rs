@@ -410,7 +410,7 @@ async fn insert(
     .bind(to_json(event.detail))
     .bind(to_json(event.state))
     .bind(event.boot_id)
-    .bind(i64::try_from(event.now.boot.as_nanos()).unwrap_or(i64::MAX))
+    .bind(boot_ns(event.now))
     .bind(event.now.wall_ms)
     .execute(&mut *connection)
     .await?;
@@ -494,6 +494,11 @@ fn undo_row(row: &SqliteRow) -> Result<PendingUndo, sqlx::Error> {
         undo: from_json(row.try_get("value")?)?,
         since_wall_ms: row.try_get("since_ms")?,
     })
+}
+
+/// The clock since boot as it is stored, nanoseconds.
+pub(crate) fn boot_ns(now: Now) -> i64 {
+    i64::try_from(now.boot.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn now(row: &SqliteRow) -> Result<Now, sqlx::Error> {

@@ -21,6 +21,7 @@ mod images;
 mod inventory;
 mod journal;
 mod lease;
+mod line;
 mod migrations;
 mod open;
 mod process;
@@ -36,7 +37,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sqlx::pool::PoolConnection;
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
 pub use answers::AnswerId;
@@ -57,13 +57,16 @@ pub use idempotency::{ANSWERS_KEPT_MS, Answered};
 pub use images::ImageName;
 pub use inventory::DeviceRow;
 pub use journal::{Change, Event, EventRow, OpenJob, PendingUndo};
-pub use lease::{GRACE_MS, LEASE_TTL_MS, LeaseGrant};
-pub use process::{Holder, Liveness, process_is_alive};
+pub use lease::LeaseGrant;
+pub use model::lease::Liveness;
+pub use process::{Holder, process_is_alive};
 pub use rollouts::{MemberRow, NewRollout, RolloutChange, RolloutRow, WholeRollout};
 pub use samples::{Poll, Sample};
 pub use server_lock::{ServerLock, lock_server};
 pub use timetable::{ScheduleTurn, TimetableKind, TimetableRow};
 pub use tokens::TokenRow;
+
+use line::{Alone, Line, NoPlace, Place, Turn};
 
 /// An open state folder. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -74,8 +77,9 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     folder: PathBuf,
-    /// One connection: writes of this process queue here, not at the database's lock.
+    /// One connection: writes of this process queue in its line, not at the database's lock.
     writer: SqlitePool,
+    line: Line,
     /// One more connection, for what a power cut may take back: its commits do not wait for the disk.
     soon: SqlitePool,
     readers: SqlitePool,
@@ -95,6 +99,7 @@ impl Store {
         Ok(Self {
             inner: Arc::new(Inner {
                 folder: folder.to_owned(),
+                line: Line::new(opened.writer.clone()),
                 writer: opened.writer,
                 soon: opened.soon,
                 readers: opened.readers,
@@ -112,6 +117,7 @@ impl Store {
     /// Closes the database and waits until that is done. Dropping the last clone does the same, in the background.
     pub async fn close(self) {
         self.inner.readers.close().await;
+        self.inner.line.clear().await;
         self.inner.soon.close().await;
         self.inner.writer.close().await;
     }
@@ -130,34 +136,32 @@ impl Store {
         if self.is_lost() {
             return Err(StoreError::lost(doing));
         }
-        // The write lock is taken at once: a read lock that grows later fails instead of waiting.
-        let begun = self.inner.writer.begin_with("begin immediate").await;
-        let transaction = begun.map_err(|source| self.inner.write_failed(doing, source))?;
+        let place = self.inner.line.place().await;
+        let place = place.map_err(|none| self.inner.no_place(doing, none))?;
         Ok(Write {
-            transaction,
-            _turn: None,
+            by: By::Shared(place),
             inner: &self.inner,
             doing,
         })
     }
 
-    /// Begins to write what a power cut may take back: its commit does not wait for the disk.
+    /// Begins to write what a power cut may take back: its commit does not wait for the disk, unless others wait for theirs.
     async fn write_soon(&self, doing: &'static str) -> Result<Write<'_>, StoreError> {
         if self.is_lost() {
             return Err(StoreError::lost(doing));
         }
-        let failed = |source| self.inner.write_failed(doing, source);
         // Who writes soon queues for the writer too, so that this process still has one writer at a time.
-        let turn = self.inner.writer.acquire().await.map_err(failed)?;
-        let transaction = self
-            .inner
-            .soon
-            .begin_with("begin immediate")
-            .await
-            .map_err(failed)?;
+        let alone = self.inner.line.alone().await;
+        let by = match alone.map_err(|none| self.inner.no_place(doing, none))? {
+            Alone::Yes(turn) => {
+                let begun = self.inner.soon.begin_with("begin immediate").await;
+                let transaction = begun.map_err(|source| self.inner.write_failed(doing, source))?;
+                By::Soon(transaction, turn)
+            }
+            Alone::No(place) => By::Shared(place),
+        };
         Ok(Write {
-            transaction,
-            _turn: Some(turn),
+            by,
             inner: &self.inner,
             doing,
         })
@@ -166,11 +170,21 @@ impl Store {
 
 impl Inner {
     fn write_failed(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
-        let error = StoreError::new(doing, source);
-        if error.kind == StoreErrorKind::Io {
-            self.lost.store(true, Ordering::SeqCst);
+        self.notice(StoreError::new(doing, source))
+    }
+
+    fn no_place(&self, doing: &'static str, none: NoPlace) -> StoreError {
+        match none {
+            NoPlace::TooLong => StoreError::of_kind(doing, StoreErrorKind::Busy),
+            NoPlace::Database(source) => self.write_failed(doing, source),
+        }
+    }
+
+    /// Nothing more is written after what may not have become durable.
+    fn notice(&self, error: StoreError) -> StoreError {
+        if error.kind == StoreErrorKind::Io && !self.lost.swap(true, Ordering::SeqCst) {
             tracing::error!(
-                doing,
+                doing = error.doing,
                 "a write to the journal may be lost; nothing more is written by this process"
             );
         }
@@ -178,27 +192,51 @@ impl Inner {
     }
 }
 
-/// One write transaction.
+/// One who writes: all of it is stored, or nothing.
 struct Write<'s> {
-    transaction: Transaction<'static, Sqlite>,
-    /// The writer's place in the queue, where the transaction is on another connection. Dropped after it.
-    _turn: Option<PoolConnection<Sqlite>>,
+    by: By<'s>,
     inner: &'s Inner,
     doing: &'static str,
 }
 
+/// The connection that is written by.
+enum By<'s> {
+    /// Durable when it is committed, in one transaction with others.
+    Shared(Place<'s>),
+    /// Durable soon, with nobody else at the desk. The transaction is dropped before the turn.
+    Soon(Transaction<'static, Sqlite>, Turn<'s>),
+}
+
 impl Write<'_> {
     fn connection(&mut self) -> &mut sqlx::SqliteConnection {
-        &mut self.transaction
+        match &mut self.by {
+            By::Shared(place) => place.connection(),
+            By::Soon(transaction, _) => transaction,
+        }
     }
 
-    fn failed(&self) -> impl Fn(sqlx::Error) -> StoreError + use<'_> {
-        |source| self.inner.write_failed(self.doing, source)
+    /// Says what a failed statement means; what was written before it is undone.
+    fn failed(&mut self) -> impl FnOnce(sqlx::Error) -> StoreError {
+        |source| {
+            let error = self.inner.write_failed(self.doing, source);
+            if let By::Shared(place) = &mut self.by {
+                place.fail(error.kind);
+            }
+            error
+        }
     }
 
     /// Makes it durable: when this returns, it survives a power cut.
     async fn commit(self) -> Result<(), StoreError> {
-        let committed = self.transaction.commit().await;
-        committed.map_err(|source| self.inner.write_failed(self.doing, source))
+        match self.by {
+            By::Shared(place) => {
+                let finished = place.finish().await;
+                finished.map_err(|kind| self.inner.notice(StoreError::of_kind(self.doing, kind)))
+            }
+            By::Soon(transaction, _turn) => {
+                let committed = transaction.commit().await;
+                committed.map_err(|source| self.inner.write_failed(self.doing, source))
+            }
+        }
     }
 }

@@ -32,6 +32,10 @@ pub(crate) const ALL: &[Migration] = &[
         version: 5,
         sql: TIMETABLE,
     },
+    Migration {
+        version: 6,
+        sql: LEASES,
+    },
 ];
 
 /// Devices, the journal, leases, password answers, images.
@@ -315,4 +319,16 @@ create table schedule_turn (
     last text
 );
 delete from setting where substr(name, 1, 9) = 'schedule.';
+";
+
+/// Leases by the clock since boot; and since when somebody of each boot asks for one in vain.
+const LEASES: &str = "
+alter table lease add column renewed_boot_ns bigint;
+
+create table lease_asked (
+    device text not null references lease (device),
+    boot_id text not null,
+    boot_ns bigint not null,
+    primary key (device, boot_id)
+);
 ";

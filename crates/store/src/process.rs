@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use model::lease::Liveness;
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
@@ -37,24 +38,17 @@ impl Holder {
     }
 }
 
-/// Whether a process still lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Liveness {
-    /// It does.
-    Alive,
-    /// It certainly does not.
-    Dead,
-    /// It cannot be told from here.
-    Unknown,
-}
-
-/// Whether the holder still lives, as far as this machine can tell: of other machines and other runs it cannot.
+/// Whether the holder still lives, as far as this machine can tell: of other machines it cannot, and of its own earlier runs
+/// nothing does.
 pub fn process_is_alive(holder: &Holder) -> Liveness {
     let (Ok(host), Ok(boot_id)) = (host(), boot_id()) else {
         return Liveness::Unknown;
     };
-    if holder.host != host || holder.boot_id != boot_id {
-        return Liveness::Unknown;
+    match (holder.host == host, holder.boot_id == boot_id) {
+        (true, true) => {}
+        // All that several machines of one name could share is a folder, which SQLite's log does not allow.
+        (true, false) => return Liveness::Dead,
+        (false, _) => return Liveness::Unknown,
     }
     let stat = fs::read_to_string(format!("/proc/{}/stat", holder.pid));
     match stat.as_deref().ok().and_then(state_and_start) {
@@ -135,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn of_another_machine_or_another_run_nothing_is_known() {
+    fn of_another_machine_nothing_is_known_and_of_an_earlier_run_of_this_one_nothing_lives() {
         let holder = Holder::this_process().unwrap();
         let elsewhere = Holder {
             host: "elsewhere".to_owned(),
@@ -146,7 +140,7 @@ mod tests {
             boot_id: "earlier".to_owned(),
             ..holder
         };
-        assert_eq!(process_is_alive(&earlier), Liveness::Unknown);
+        assert_eq!(process_is_alive(&earlier), Liveness::Dead);
     }
 
     #[test]

@@ -4,9 +4,11 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 
+use model::lease::Liveness;
+
 use crate::error::ServerLockError;
 use crate::folder;
-use crate::process::{Holder, Liveness, process_is_alive};
+use crate::process::{Holder, process_is_alive};
 
 const SERVER_LOCK: &str = "server.lock";
 

@@ -84,7 +84,7 @@ async fn devices(folder: &Path) -> Vec<String> {
 }
 
 /// The schema of this program.
-const NEWEST: i64 = 5;
+const NEWEST: i64 = 6;
 
 #[tokio::test]
 async fn a_back_up_is_restored_and_what_was_there_is_kept_beside() {
@@ -144,6 +144,7 @@ async fn a_back_up_of_an_older_schema_is_brought_up_to_date() {
             .unwrap();
     sqlx::raw_sql(
         "delete from schema_version where version > 1; \
+         drop table lease_asked; alter table lease drop column renewed_boot_ns; \
          drop table timetable; drop table schedule_turn; \
          drop index job_unverified; drop index job_image; drop index job_device; drop index job_rollout; drop index job_ended; \
          alter table job drop column rollout; alter table job drop column outcome; \

@@ -586,7 +586,9 @@ async fn a_job_begun_while_its_image_is_removed_is_refused_or_keeps_it() {
     let store = device(folder.path(), "a").await;
     let image = kept_image();
     let holder = Holder::this_process().unwrap();
-    let grant = store.acquire_lease(&id("a"), &holder, 1, process_is_alive).await;
+    let grant = store
+        .acquire_lease(&id("a"), &holder, common::now(), process_is_alive)
+        .await;
     let epoch = grant.unwrap().epoch();
     store.put_image(&image, 1).await.unwrap();
     store.put_firmware(&firmware_row(&image)).await.unwrap();

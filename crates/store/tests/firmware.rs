@@ -52,7 +52,7 @@ fn installed(digest: Option<Sha256>) -> Installed {
 async fn lease(store: &Store, hardware: &str) -> i64 {
     let holder = Holder::this_process().unwrap();
     let grant = store
-        .acquire_lease(&id(hardware), &holder, 1, |_| Liveness::Dead)
+        .acquire_lease(&id(hardware), &holder, common::now(), |_| Liveness::Dead)
         .await;
     grant.unwrap().epoch()
 }

@@ -284,7 +284,7 @@ async fn the_history_is_told_from_a_moment_on_and_its_latest_first_in_line() {
 async fn lease(store: &Store, hardware: &str) -> i64 {
     let holder = Holder::this_process().unwrap();
     let grant = store
-        .acquire_lease(&id(hardware), &holder, 1, process_is_alive)
+        .acquire_lease(&id(hardware), &holder, common::now(), process_is_alive)
         .await;
     grant.unwrap().epoch()
 }
@@ -336,7 +336,9 @@ async fn a_removed_device_is_unknown_everywhere_and_its_jobs_stay() {
     store.save_polls(&[poll("a", 20)]).await.unwrap();
     assert_eq!(store.samples(&id("a"), 0, 10).await.unwrap(), []);
     let holder = Holder::this_process().unwrap();
-    let leased = store.acquire_lease(&id("a"), &holder, 1, process_is_alive).await;
+    let leased = store
+        .acquire_lease(&id("a"), &holder, common::now(), process_is_alive)
+        .await;
     assert!(
         matches!(leased, Err(LeaseError::UnknownDevice { .. })),
         "{leased:?}"

@@ -24,7 +24,9 @@ async fn job(
     outcome: Option<&Outcome>,
 ) -> JobId {
     let holder = Holder::this_process().unwrap();
-    let grant = store.acquire_lease(id, &holder, 1, |_| Liveness::Dead).await;
+    let grant = store
+        .acquire_lease(id, &holder, common::now(), |_| Liveness::Dead)
+        .await;
     let epoch = grant.unwrap().epoch();
     let first = Event {
         now: Now { wall_ms, ..now() },
@@ -109,7 +111,7 @@ async fn a_job_that_begins_and_ends_in_one_event_tells_how() {
     put_device(&store, &id("a")).await;
     let holder = Holder::this_process().unwrap();
     let grant = store
-        .acquire_lease(&id("a"), &holder, 1, |_| Liveness::Dead)
+        .acquire_lease(&id("a"), &holder, common::now(), |_| Liveness::Dead)
         .await
         .unwrap();
     let outcome = updated();
@@ -306,7 +308,9 @@ fn unverified() -> Outcome {
 
 async fn lease(store: &Store, id: &DeviceId) -> i64 {
     let holder = Holder::this_process().unwrap();
-    let grant = store.acquire_lease(id, &holder, 1, |_| Liveness::Dead).await;
+    let grant = store
+        .acquire_lease(id, &holder, common::now(), |_| Liveness::Dead)
+        .await;
     grant.unwrap().epoch()
 }
 

@@ -39,7 +39,7 @@ async fn job_of(
 ) -> JobId {
     let holder = Holder::this_process().unwrap();
     let grant = store
-        .acquire_lease(&id(hardware), &holder, 1, |_| Liveness::Dead)
+        .acquire_lease(&id(hardware), &holder, common::now(), |_| Liveness::Dead)
         .await;
     let epoch = grant.unwrap().epoch();
     let at = Now { wall_ms, ..now() };
@@ -120,7 +120,7 @@ async fn old_jobs_go_but_the_way_back_the_open_and_the_latest_stay() {
     let of_b = job(&store, "b", b"one", old).await;
     let holder = Holder::this_process().unwrap();
     let epoch = store
-        .acquire_lease(&id("b"), &holder, 1, |_| Liveness::Dead)
+        .acquire_lease(&id("b"), &holder, common::now(), |_| Liveness::Dead)
         .await
         .unwrap()
         .epoch();

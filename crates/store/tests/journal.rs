@@ -9,6 +9,8 @@ use common::{DIGEST, device, event, id, now, open};
 use model::family::Undo;
 use model::id::JobId;
 use model::installed::Installed;
+use model::lease::{GRACE, TTL};
+use model::time::Now;
 use model::version::Versions;
 use serde_json::{Value, json};
 use store::{Change, Event, Holder, JournalError, LeaseError, LeaseGrant, Liveness, Store};
@@ -24,7 +26,7 @@ fn holder(pid: u32) -> Holder {
 
 async fn lease(store: &Store, name: &str) -> i64 {
     let grant = store
-        .acquire_lease(&id(name), &holder(1), 1_000, |_| Liveness::Alive)
+        .acquire_lease(&id(name), &holder(1), now(), |_| Liveness::Alive)
         .await;
     grant.unwrap().epoch()
 }
@@ -166,16 +168,10 @@ async fn a_fenced_write_is_refused_and_changes_nothing() {
         .await
         .unwrap();
     let grant = store
-        .acquire_lease(&id("a"), &holder(2), 2_000, |_| Liveness::Dead)
+        .acquire_lease(&id("a"), &holder(2), now(), |_| Liveness::Dead)
         .await
         .unwrap();
-    assert_eq!(
-        grant,
-        LeaseGrant::TookOverDead {
-            epoch: late + 1,
-            since_wall_ms: 1_000
-        }
-    );
+    assert_eq!(grant, LeaseGrant::TookOverDead { epoch: late + 1 });
     let before = (
         store.events(job).await.unwrap(),
         store.open_job(&id("a")).await.unwrap(),
@@ -201,7 +197,7 @@ async fn a_fenced_write_is_refused_and_changes_nothing() {
         let set = store.set_undo(&id("a"), epoch, None, &undo, 0).await;
         assert!(matches!(set, Err(JournalError::Fenced)));
         assert!(matches!(
-            store.renew_lease(&id("a"), epoch, 0).await,
+            store.renew_lease(&id("a"), epoch, now()).await,
             Err(LeaseError::Fenced)
         ));
         assert!(matches!(
@@ -283,8 +279,8 @@ async fn of_two_that_race_for_a_lease_one_wins() {
         let a = id("a");
         let (left, right) = (holder(1), holder(2));
         let (left, right) = tokio::join!(
-            one.acquire_lease(&a, &left, 1_000, |_| Liveness::Alive),
-            two.acquire_lease(&a, &right, 1_000, |_| Liveness::Unknown),
+            one.acquire_lease(&a, &left, now(), |_| Liveness::Alive),
+            two.acquire_lease(&a, &right, now(), |_| Liveness::Unknown),
         );
         let (won, lost) = match (left, right) {
             (Ok(won), Err(lost)) | (Err(lost), Ok(won)) => (won, lost),
@@ -292,34 +288,80 @@ async fn of_two_that_race_for_a_lease_one_wins() {
         };
         assert_eq!(won, LeaseGrant::Fresh { epoch: round });
         assert!(
-            matches!(
-                lost,
-                LeaseError::Held {
-                    until_wall_ms: 91_000,
-                    ..
-                }
-            ),
+            matches!(lost, LeaseError::Held { free_in, .. } if free_in == TTL + GRACE),
             "{lost:?}"
         );
         one.release_lease(&a, round).await.unwrap();
     }
 }
 
-#[tokio::test]
-async fn a_lease_that_may_be_alive_is_kept_until_its_time_and_the_grace_are_over() {
-    for alive in [Liveness::Alive, Liveness::Unknown] {
-        let folder = tempfile::tempdir().unwrap();
-        let store = device(folder.path(), "a").await;
-        let epoch = lease(&store, "a").await;
-        store.renew_lease(&id("a"), epoch, 5_000).await.unwrap();
-        let early = store.acquire_lease(&id("a"), &holder(2), 94_999, |_| alive).await;
-        let Err(LeaseError::Held { by, until_wall_ms }) = early else {
-            panic!("{early:?}");
-        };
-        assert_eq!((by, until_wall_ms), (holder(1), 95_000));
-        let late = store.acquire_lease(&id("a"), &holder(2), 95_000, |_| alive).await;
-        assert_eq!(late.unwrap(), LeaseGrant::Expired { epoch: epoch + 1 });
+/// So long after the first moment by the clock since boot, while the wall clock was set by so many days.
+fn at(after: Duration, days: i64) -> Now {
+    Now {
+        boot: now().boot + after,
+        wall_ms: now().wall_ms + days * 86_400_000,
     }
+}
+
+#[tokio::test]
+async fn a_lease_that_may_be_alive_is_kept_for_its_time_and_the_grace_however_the_wall_clock_is_set() {
+    let ms = Duration::from_millis(1);
+    let free = Duration::from_secs(4) + TTL + GRACE;
+    for alive in [Liveness::Alive, Liveness::Unknown] {
+        for days in [-3_650, -1, 0, 1, 3_650] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = device(folder.path(), "a").await;
+            let epoch = lease(&store, "a").await;
+            let renewed = at(Duration::from_secs(4), 0);
+            store.renew_lease(&id("a"), epoch, renewed).await.unwrap();
+            let ask = async |after| {
+                store
+                    .acquire_lease(&id("a"), &holder(2), at(after, days), |_| alive)
+                    .await
+            };
+            for (after, left) in [(free - TTL - GRACE, TTL + GRACE), (free - ms, ms)] {
+                let Err(LeaseError::Held { by, free_in }) = ask(after).await else {
+                    panic!("a living lease was taken, the wall clock set by {days} days");
+                };
+                assert_eq!((by, free_in), (holder(1), left));
+            }
+            assert_eq!(ask(free).await.unwrap(), LeaseGrant::Expired { epoch: epoch + 1 });
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lease_of_another_machine_is_free_once_it_was_not_renewed_for_as_long_as_it_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = device(folder.path(), "a").await;
+    let epoch = lease(&store, "a").await;
+    let elsewhere = Holder {
+        boot_id: "elsewhere".to_owned(),
+        ..holder(2)
+    };
+    let ask = async |after, days| {
+        let asks = at(after, days);
+        store
+            .acquire_lease(&id("a"), &elsewhere, asks, |_| Liveness::Unknown)
+            .await
+    };
+    let (hour, second) = (Duration::from_hours(1), Duration::from_secs(1));
+    // Its own clock says nothing of when the lease was renewed, however far it has gone.
+    assert!(ask(hour, 1).await.is_err());
+    let almost = hour + TTL + GRACE - second;
+    assert!(matches!(ask(almost, 3_650).await, Err(LeaseError::Held { free_in, .. }) if free_in == second));
+    store.renew_lease(&id("a"), epoch, at(second, -1)).await.unwrap();
+    assert!(ask(almost + second, -1).await.is_err(), "it was renewed");
+    let free = almost + second + TTL + GRACE;
+    assert_eq!(
+        ask(free, -1).await.unwrap(),
+        LeaseGrant::Expired { epoch: epoch + 1 }
+    );
+    // What was asked before counts for the lease before.
+    let back = store
+        .acquire_lease(&id("a"), &holder(1), at(2 * hour, 0), |_| Liveness::Unknown)
+        .await;
+    assert!(back.is_err(), "{back:?}");
 }
 
 #[tokio::test]
@@ -327,7 +369,7 @@ async fn a_device_that_was_never_stored_has_no_lease() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
     let none = store
-        .acquire_lease(&id("a"), &holder(1), 1_000, |_| Liveness::Alive)
+        .acquire_lease(&id("a"), &holder(1), now(), |_| Liveness::Alive)
         .await;
     assert!(matches!(none, Err(LeaseError::UnknownDevice { .. })));
 }

@@ -227,7 +227,7 @@ async fn changes_of_several_rollouts_are_stored_all_or_none() {
 async fn lease(store: &Store, name: &str) -> i64 {
     let holder = Holder::this_process().unwrap();
     let grant = store
-        .acquire_lease(&id(name), &holder, 1, |_| Liveness::Dead)
+        .acquire_lease(&id(name), &holder, common::now(), |_| Liveness::Dead)
         .await;
     grant.unwrap().epoch()
 }

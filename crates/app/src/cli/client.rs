@@ -255,7 +255,9 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .http1_only();
-        let (builder, base, place, local) = if let Some(server) = &arguments.server {
+        // An empty variable of the environment names nobody.
+        let named = arguments.server.as_ref().filter(|server| !server.is_empty());
+        let (builder, base, place, local) = if let Some(server) = named {
             let base = base(server)?;
             let place = base.origin().ascii_serialization();
             let builder = match tls(arguments, &base)? {

@@ -361,3 +361,12 @@ async fn firmware_of_the_real_server_is_added_shown_and_removed() {
         "no unit is known, so there is nothing to look at: {checked:#?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_name_of_a_server_is_none() {
+    let server = Server::start().await;
+    let mut command = server.here(&["device", "list"]);
+    command.env("REFLASH_SERVER", "");
+    let ended = run(command).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}

@@ -52,7 +52,7 @@ impl Case {
     pub(crate) fn n_waiting(self) -> usize {
         match self {
             Self::Espota => 5,
-            Self::Http => 24,
+            Self::Http => 5,
             Self::Vent => 12,
         }
     }
@@ -68,20 +68,14 @@ impl Case {
         }
     }
 
-    /// Brings a remote as far as its second try, which is by HTTP: it does not answer the first time.
-    pub(crate) async fn fail_once(world: &World, firmware: &str) {
-        let device = world.units[0].remote();
-        device.set_faults(vec![Fault::Dead]);
-        let answer = world.wish(firmware)().unwrap();
-        assert_eq!(answer.status, 201, "{:#}", answer.body);
-        let waits = |rollout: &Value| {
-            let member = &rollout["members"][0];
-            member["n_tries"] == 1 && member["state"] == "waiting"
-        };
-        world.until(ROLLOUT, "waiting for its second try", waits).await;
-        device.set_faults(vec![Fault::OtaOff]);
-        // Nothing happens for the next 30 s but that it is seen again.
-        sleep(Duration::from_secs(28)).await;
+    /// The wish for all devices to get this image, by this way alone.
+    pub(crate) fn wanted(self, firmware: &str) -> Value {
+        match self {
+            Self::Espota => json!({ "all": true, "firmware": firmware, "method": "espota" }),
+            Self::Http => json!({ "all": true, "firmware": firmware, "method": "http" }),
+            // It knows one way only.
+            Self::Vent => json!({ "all": true, "firmware": firmware }),
+        }
     }
 
     pub(crate) fn last(world: &World) -> Last {
@@ -126,7 +120,6 @@ impl Case {
     /// Questions that an upload is by itself, beside looks.
     fn n_asked_by_push(self) -> u64 {
         match self {
-            // After a first upload was cut, the second one may come by espota or by HTTP.
             Self::Http => 1,
             Self::Espota | Self::Vent => 0,
         }

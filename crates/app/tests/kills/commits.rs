@@ -18,8 +18,6 @@ use crate::world::{Goal, Reached, World};
 const N_AT_ONCE: usize = 5;
 /// Tries to meet one commit: a busy machine may look at the count too late.
 const N_TRIES: u32 = 16;
-/// Events of jobs that there are before the first commit: a remote fails once before it is updated by HTTP.
-const N_EVENTS_BEFORE: [usize; 3] = [0, 2, 0];
 /// How many points are tried behind the last one that was met: not every run has a commit more or less.
 const BEHIND: u32 = 2;
 
@@ -47,21 +45,16 @@ fn program() -> &'static Path {
 
 /// Rolls out, and kills at the `k`-th commit if there is one.
 async fn run(case: Case, point: Option<(Goal, Side)>, active: Arc<Semaphore>) -> Run {
-    let mut place = Some(active.acquire().await.unwrap());
+    let place = active.acquire().await.unwrap();
     let mut world = case.world(program()).await;
     let firmware = case.bring(&world);
     let commits = world.commits();
-    if case == Case::Http {
-        // Its second try does not wait until there is a place again.
-        drop(place.take());
-        Case::fail_once(&world, &firmware).await;
-    }
     let before = commits.n();
-    let wish = world.wish(&firmware);
+    let wish = world.wish(&case.wanted(&firmware));
     let goal = point.map(|(goal, _)| goal);
     let reached = tokio::task::block_in_place(|| {
         std::thread::scope(|threads| {
-            let wished = (case != Case::Http).then(|| threads.spawn(wish.clone()));
+            let wished = threads.spawn(wish.clone());
             let reached = world.hold_at(&commits, before, goal, ROLLOUT);
             if let (Reached::At(_), Some((_, side))) = (&reached, point) {
                 if side == Side::BeforeNext {
@@ -70,7 +63,7 @@ async fn run(case: Case, point: Option<(Goal, Side)>, active: Arc<Semaphore>) ->
                 world.kill();
             }
             // It may have been answered, or not.
-            drop(wished.map(std::thread::ScopedJoinHandle::join));
+            drop(wished.join());
             reached
         })
     });
@@ -125,7 +118,7 @@ async fn every_commit(case: Case, active: Arc<Semaphore>) {
     let undisturbed = Arc::new(undisturbed);
     let mut all = JoinSet::new();
     let mut n_points = met.len();
-    for n_events in N_EVENTS_BEFORE[case as usize]..=undisturbed.steps.len() {
+    for n_events in 0..=undisturbed.steps.len() {
         // Numbers shift from run to run, so that an event may have slipped between two.
         let missed = (!met.values().any(|n| *n == n_events)).then_some(Side::After);
         let exactly = met.iter().filter(|(_, n)| **n == n_events).map(|(k, _)| *k);
@@ -164,7 +157,7 @@ async fn at_event(
 ) {
     let mut near = near.iter().cycle();
     for n in 0..N_TRIES {
-        let goal = if n % 3 == 2 && n_events > N_EVENTS_BEFORE[case as usize] {
+        let goal = if n % 3 == 2 && n_events > 0 {
             Goal::Events(n_events)
         } else {
             Goal::Commits(*near.next().unwrap_or(&1))

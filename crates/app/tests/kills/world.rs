@@ -433,9 +433,9 @@ impl World {
     }
 
     /// A wish for a rollout to all devices that may be sent again, as whoever got no answer does.
-    pub(crate) fn wish(&self, firmware: &str) -> impl Fn() -> io::Result<Answer> + Clone + Send + 'static {
+    pub(crate) fn wish(&self, wanted: &Value) -> impl Fn() -> io::Result<Answer> + Clone + Send + 'static {
         let data = self.data();
-        let body = json!({ "all": true, "firmware": firmware }).to_string();
+        let body = wanted.to_string();
         move || {
             ask(
                 &data,

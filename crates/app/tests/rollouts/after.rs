@@ -214,8 +214,8 @@ impl Left {
             max_pushes: 2,
         });
         job.evidence = Evidence {
-            before: Some(Look {
-                snapshot: model::device::Snapshot {
+            before: Some(Look::new(
+                model::device::Snapshot {
                     id: self.device.clone(),
                     versions: Versions::one("firmware", "0.9"),
                     // Longer than any simulated device has been up.
@@ -227,7 +227,7 @@ impl Left {
                     health: model::device::Health::default(),
                 },
                 at,
-            }),
+            )),
             ..Evidence::default()
         };
         (job.n_pushes, job.bytes_left) = (1, true);
@@ -256,7 +256,7 @@ impl Left {
         let at = an_hour_ago();
         let states = self.states(at, rollout);
         let grant = store
-            .acquire_lease(&self.device, &Holder::this_process().unwrap(), at.wall_ms, |_| {
+            .acquire_lease(&self.device, &Holder::this_process().unwrap(), at, |_| {
                 Liveness::Dead
             })
             .await;

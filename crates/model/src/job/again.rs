@@ -69,9 +69,9 @@ pub fn reconsider(
     if was.reason.as_deref() == Some(MISMATCH) || snapshot.id != job.order.device {
         return None;
     }
-    let look = Look { snapshot, at: now };
+    let look = Look::new(snapshot, now);
     let before = job.evidence.before.as_ref()?;
-    let restarted = if same_boot {
+    let restarted = if same_boot && !before.earlier_boot {
         restarted(before, &look)
     } else {
         (look.snapshot.uptime < before.snapshot.uptime && look.snapshot.uptime.is_some()).then_some(true)

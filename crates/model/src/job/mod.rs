@@ -78,9 +78,21 @@ pub struct Look {
     pub snapshot: Snapshot,
     /// When.
     pub at: Now,
+    /// It was taken in an earlier boot of this machine: how long ago is not known, and `at` is the latest that it can have been.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub earlier_boot: bool,
 }
 
 impl Look {
+    /// A look that was taken now.
+    pub fn new(snapshot: Snapshot, now: Now) -> Self {
+        Self {
+            snapshot,
+            at: now,
+            earlier_boot: false,
+        }
+    }
+
     /// When the device booted, on our clock; none where it tells no uptime.
     fn booted_at(&self) -> Option<Duration> {
         // An uptime can be longer than our own: then the moment lies before our boot, which only differences of it may see.
@@ -99,13 +111,28 @@ impl Look {
     pub(crate) fn stands_still_until(&self, later: &Self) -> bool {
         self.snapshot.uptime.is_some()
             && later.snapshot.uptime == self.snapshot.uptime
+            && !self.is_of_another_boot_than(later)
             && later.at.since(self.at) > BOOT_MOMENT_TOLERANCE
     }
 
     /// Whether the device has restarted between this look and a later one; none where its uptime does not tell.
+    ///
+    /// Where this machine itself has started anew in between, only a shorter uptime does: a longer one is what a device shows that
+    /// stayed, and also one that restarted long enough ago. The wall clock could tell them apart, if it was never set.
     pub fn restarted_until(&self, later: &Self) -> Option<bool> {
         let (before, after) = (self.booted_at()?, later.booted_at()?);
-        Some(later.snapshot.uptime < self.snapshot.uptime || after > before + BOOT_MOMENT_TOLERANCE)
+        if later.snapshot.uptime < self.snapshot.uptime {
+            return Some(true);
+        }
+        if self.is_of_another_boot_than(later) {
+            return None;
+        }
+        Some(after > before + BOOT_MOMENT_TOLERANCE)
+    }
+
+    /// Whether the time between the two is not known.
+    pub(crate) fn is_of_another_boot_than(&self, later: &Self) -> bool {
+        self.earlier_boot && !later.earlier_boot
     }
 }
 
@@ -339,18 +366,16 @@ impl Job {
         }
     }
 
-    /// Shifts the stored moments onto the clock of another boot of this machine.
+    /// Brings a job over from another boot of this machine, whose last stored moment was `last`.
+    ///
+    /// How long ago that was cannot be known: the wall clock may have been set meanwhile, and the clock since boot began anew.
+    /// So nothing is concluded from that time. It counts as none in all that is waited for, which is then waited for in full, once;
+    /// and looks from before it are marked as such.
     pub fn rebase(&mut self, last: Now, now: Now) {
-        let elapsed = Duration::from_millis(u64::try_from(now.wall_ms - last.wall_ms).unwrap_or(0));
-        let age = |at: &Now| last.boot.saturating_sub(at.boot) + elapsed;
-        let shift = |at: &mut Now| at.boot = now.boot.saturating_sub(age(at));
-        // A look from before our boot is carried forward to it: the device has been up for longer then, and booted when it did.
+        let shift = |at: &mut Now| at.boot = now.boot.saturating_sub(last.boot.saturating_sub(at.boot));
         let shift_look = |look: &mut Look| {
-            let before_boot = age(&look.at).saturating_sub(now.boot);
-            if let Some(uptime) = &mut look.snapshot.uptime {
-                *uptime += before_boot;
-            }
             shift(&mut look.at);
+            look.earlier_boot = true;
         };
         for look in [&mut self.evidence.before, &mut self.evidence.after]
             .into_iter()

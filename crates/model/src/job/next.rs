@@ -7,7 +7,9 @@ use crate::device::{Ota, Snapshot};
 use crate::family::{Fault, FaultKind, Label, Reach, Reason, Undo, Verdict};
 use crate::id::{DeviceId, Strength};
 use crate::installed::Standing;
-use crate::outcome::{Away, BOOT_LOOP, End, Ending, Outcome, before_first_byte, no_uptime, outcome};
+use crate::outcome::{
+    Away, BOOT_LOOP, End, Ending, NOT_APPLIED, Outcome, before_first_byte, no_uptime, not_watched, outcome,
+};
 use crate::precheck::Precheck;
 use crate::time::Now;
 
@@ -223,7 +225,7 @@ fn checked(
     if snapshot.id != job.order.device {
         return give_up(job, other_device(&snapshot.id));
     }
-    job.evidence.before = Some(Look { snapshot, at: now });
+    job.evidence.before = Some(Look::new(snapshot, now));
     job.overridden = precheck
         .overridden
         .iter()
@@ -304,7 +306,7 @@ fn prepared(mut job: Job, result: Result<Snapshot, Fault>, now: Now) -> (Job, Ac
         );
         return not_begun(job, before_first_byte(&fault));
     }
-    job.evidence.before = Some(Look { snapshot, at: now });
+    job.evidence.before = Some(Look::new(snapshot, now));
     // Rule 1, second half: intent and number are durable before the first byte.
     job.n_pushes += 1;
     job.phase = Phase::CommittingIntent;
@@ -375,12 +377,16 @@ fn watched(
             return (job, watch);
         }
     };
-    let look = Look { snapshot, at: now };
+    let look = Look::new(snapshot, now);
     let before = job.evidence.before.as_ref();
     let stands_still = gone_at.is_none() && before.is_some_and(|before| before.stands_still_until(&look));
+    // This machine has itself restarted meanwhile, and cannot say how long it was away.
+    let blind = before.is_some_and(|before| before.is_of_another_boot_than(&look));
     let restarted = before
         .filter(|_| !stands_still)
-        .and_then(|before| before.restarted_until(&look));
+        .and_then(|before| before.restarted_until(&look))
+        // `since` came over as the latest that it can have been.
+        .or((blind && look.seems_booted_after(since)).then_some(true));
     // Where no uptime tells, only a silence can: a look that was merely lost must not count as one.
     let was_away = |gone_at: Now| now.since(gone_at) >= timing.look_every * MIN_SILENT_LOOKS;
     let gone_at = gone_at.filter(|gone_at| restarted.is_some() || was_away(*gone_at));
@@ -390,8 +396,9 @@ fn watched(
         // It had only just booted before the push, so two moments of boot are too near to be told apart.
         Some(false) if said_yes_and_went && look.seems_booted_after(since) => Away::Restarted,
         Some(false) => Away::Stayed,
-        // After a broken push silence proves nothing: the device does not answer while it receives.
-        None if said_yes_and_went => Away::Restarted,
+        // After a broken push silence proves nothing: the device does not answer while it receives. Neither does it where an
+        // uptime could tell of the restart, but for its beginning.
+        None if said_yes_and_went && (!blind || look.snapshot.uptime.is_none()) => Away::Restarted,
         None => Away::Untold,
     };
     if let (Away::Restarted, gone_at) = (away, gone_at) {
@@ -439,6 +446,9 @@ fn watched(
     let judged = match outcome(&end, away, &label) {
         // "It never restarted" takes an uptime that runs, or a device without one that was watched all the time.
         judged if stands_still && judged.ending == Ending::Failed => no_uptime(),
+        judged if blind && restarted.is_none() && judged.reason.as_deref() == Some(NOT_APPLIED) => {
+            not_watched(&label)
+        }
         judged => judged,
     };
     if may_push_again(&job, &end, &judged) {
@@ -506,10 +516,12 @@ fn soaked(
         job.phase = Phase::Soaking(soak);
         return (job, watch);
     };
-    let look = Look { snapshot, at: now };
+    let look = Look::new(snapshot, now);
     job.evidence.after = Some(look.clone());
     // Without an uptime a silence is all there is, and that may be the network's: no boot loop is read into it.
-    if soak.last.restarted_until(&look) == Some(true) {
+    // A look of an earlier boot came over as the latest that it can have been.
+    let restarted_since = soak.last.is_of_another_boot_than(&look) && look.seems_booted_after(soak.last.at);
+    if restarted_since || soak.last.restarted_until(&look) == Some(true) {
         soak.n_restarts += 1;
         soak.until = now.boot + job.order.soak;
         if soak.n_restarts >= BOOT_LOOP_RESTARTS {

@@ -1187,66 +1187,161 @@ fn killed_when_finished_it_stays_finished() {
 
 // A restart of this machine.
 
-/// Shifts the job to a boot of this machine that began `elapsed_s - up_s` after the last moment, and takes over.
-fn host_reboot(bench: &mut Bench, elapsed_s: u64, up_s: u64) {
+const DAY_S: i64 = 86_400;
+
+/// Shifts the job to another boot of this machine, which is up for `up_s`, and takes over; the wall clock says that `wall_s` have
+/// passed.
+fn host_reboot(bench: &mut Bench, wall_s: i64, up_s: u64) {
     let last = bench.now;
-    let wall_ms = last.wall_ms + i64::try_from(elapsed_s).unwrap() * 1_000;
     let now = Now {
         boot: Duration::from_secs(up_s),
-        wall_ms,
+        wall_ms: last.wall_ms + wall_s * 1_000,
     };
     bench.job.rebase(last, now);
     bench.now = now;
     bench.see(Seen::Restarted);
 }
 
+/// What the device answers after a reboot of this machine, when it has been up for so long.
+fn look_up_for(bench: &mut Bench, version: &str, uptime: Duration, label: Label) {
+    let mut snapshot = bench.snapshot();
+    snapshot.versions = versions(version);
+    snapshot.uptime = Some(uptime);
+    bench.see(Seen::Looked(Ok((snapshot, label))));
+}
+
+/// It restarted with the push, and has been up for a day since, in which nobody looked. The wall clock says what it likes of that.
 #[test]
-fn over_a_reboot_of_this_machine_an_unbroken_uptime_is_no_restart() {
+fn over_a_reboot_of_this_machine_a_longer_uptime_under_an_unmoved_label_proves_nothing() {
+    for wall_s in [-DAY_S, 60, DAY_S, DAY_S + 3_600, 3_650 * DAY_S] {
+        for up_s in [10, 5_000] {
+            let mut bench = Bench::new();
+            bench.until_pushing();
+            host_reboot(&mut bench, wall_s, up_s);
+            look_up_for(&mut bench, OLD, Duration::from_secs(86_400), Label::Unmoved);
+            bench.wait(40);
+            look_up_for(&mut bench, OLD, Duration::from_secs(86_440), Label::Unmoved);
+            bench.restore();
+            bench.assert_ended(Ending::Unverified, Some("verdict lost"));
+
+            let mut bench = Bench::new();
+            bench.until_pushing().push(ok());
+            host_reboot(&mut bench, wall_s, up_s);
+            bench.wait(40);
+            look_up_for(&mut bench, OLD, Duration::from_secs(86_440), Label::Unmoved);
+            bench.restore();
+            bench.assert_ended(Ending::Unverified, Some("restart not seen"));
+        }
+    }
+}
+
+/// A uptime that is what it would be without a restart is what it would be after one as well.
+#[test]
+fn over_a_reboot_of_this_machine_an_uptime_that_fits_the_wall_clock_is_no_proof_that_it_stayed() {
     let mut bench = Bench::new();
     bench.until_pushing().push(ok());
     let uptime = bench.now.since(bench.booted);
-    host_reboot(&mut bench, 60, 5_000);
-    let mut snapshot = bench.snapshot();
-    snapshot.uptime = Some(uptime + Duration::from_mins(1));
-    bench.see(Seen::Looked(Ok((snapshot, Label::Unmoved)))).restore();
-    bench.assert_ended(Ending::Failed, Some("not applied"));
-}
-
-#[test]
-fn over_a_reboot_of_this_machine_a_smaller_uptime_is_a_restart() {
-    let mut bench = Bench::new();
-    bench.until_pushing().push(ok());
-    host_reboot(&mut bench, 60, 5_000);
-    bench.restart(NEW).wait(1).look(Label::Target);
-    assert_eq!(bench.job.phase.name(), "soaking");
-}
-
-/// The moment of the look before the push lies before this boot of the machine.
-#[test]
-fn right_after_a_reboot_of_this_machine_a_device_that_was_young_before_the_push_is_seen_to_have_restarted() {
-    let mut bench = Bench::new();
-    bench.booted = bench.now;
-    bench.wait(30).until_pushing().push(ok());
-    // It restarts 5 s after the push; the machine is back 60 s after it and has been up for 10 s.
     host_reboot(&mut bench, 60, 10);
-    let mut snapshot = bench.snapshot();
-    snapshot.uptime = Some(Duration::from_secs(55));
-    bench.see(Seen::Looked(Ok((snapshot, Label::Target))));
-    assert_eq!(bench.job.phase.name(), "soaking");
+    bench.wait(40);
+    look_up_for(&mut bench, OLD, uptime + Duration::from_secs(100), Label::Unmoved);
+    bench.restore();
+    bench.assert_ended(Ending::Unverified, Some("restart not seen"));
 }
 
 #[test]
-fn right_after_a_reboot_of_this_machine_an_unbroken_uptime_is_no_restart() {
+fn over_a_reboot_of_this_machine_a_shorter_uptime_is_a_restart() {
+    for wall_s in [-DAY_S, 60, DAY_S] {
+        let mut bench = Bench::new();
+        bench.wait(100).until_pushing().push(ok());
+        host_reboot(&mut bench, wall_s, 5_000);
+        look_up_for(&mut bench, OLD, Duration::from_secs(50), Label::Unmoved);
+        assert_eq!(bench.job.phase.name(), "soaking");
+    }
+}
+
+#[test]
+fn over_a_reboot_of_this_machine_a_label_that_moved_proves_the_image_whatever_the_uptime() {
+    for wall_s in [-DAY_S, 60, DAY_S] {
+        let mut bench = Bench::new();
+        bench.booted = bench.now;
+        bench.wait(30).until_pushing().push(ok());
+        host_reboot(&mut bench, wall_s, 10);
+        bench.wait(30);
+        look_up_for(&mut bench, NEW, Duration::from_secs(85), Label::Target);
+        assert_eq!(bench.job.phase.name(), "soaking");
+    }
+}
+
+/// Nobody knows how long nobody has looked: a device on its way back gets the whole time for it, and no more.
+#[test]
+fn over_a_reboot_of_this_machine_a_silent_device_is_waited_for_as_long_as_it_may_take_and_no_longer() {
+    for wall_s in [-3_650 * DAY_S, -DAY_S, 60, DAY_S, 3_650 * DAY_S] {
+        for up_s in [5, 5_000] {
+            let mut bench = Bench::new();
+            bench.until_pushing().push(ok()).wait(2).silence();
+            host_reboot(&mut bench, wall_s, up_s);
+            bench.wait(170).silence().assert_watching();
+            bench.wait(10).silence().restore();
+            bench.assert_ended(Ending::Unverified, Some("no return"));
+        }
+    }
+}
+
+#[test]
+fn over_a_reboot_of_this_machine_a_restart_in_the_soak_is_counted_where_its_uptime_began_after_the_last_look()
+{
+    let mut bench = soaking();
+    bench.wait(5).restart(NEW).wait(1).look(Label::Target);
+    host_reboot(&mut bench, 60, 5_000);
+    bench.wait(5);
+    look_up_for(&mut bench, NEW, Duration::from_secs(4), Label::Target);
+    bench.restore();
+    bench.assert_ended(Ending::Failed, Some("boot loop"));
+}
+
+/// Two looks that were lost are no restart of a device that tells its uptime.
+#[test]
+fn over_a_reboot_of_this_machine_silence_is_no_restart_unless_the_uptime_began_after_it() {
+    for (uptime_s, is_restart) in [(9_000, false), (20, true)] {
+        let mut bench = Bench::new();
+        bench.booted = bench.now;
+        bench.until_pushing().push(ok());
+        host_reboot(&mut bench, 60, 300);
+        bench.wait(2).silence().wait(2).silence().wait(40);
+        look_up_for(&mut bench, OLD, Duration::from_secs(uptime_s), Label::Unmoved);
+        if is_restart {
+            assert_eq!(bench.job.phase.name(), "soaking");
+        } else {
+            bench.restore();
+            bench.assert_ended(Ending::Unverified, Some("restart not seen"));
+        }
+    }
+}
+
+/// A look that was lost just before the machine went down is no silence, however long the machine was down.
+#[test]
+fn a_device_without_an_uptime_is_not_called_away_for_the_time_in_which_nobody_looked() {
     let mut bench = Bench::new();
-    bench.until_pushing().push(ok());
-    let uptime = bench.now.since(bench.booted);
-    host_reboot(&mut bench, 60, 10);
-    bench.wait(20);
-    let mut snapshot = bench.snapshot();
-    snapshot.uptime = Some(uptime + Duration::from_secs(80));
-    bench.see(Seen::Looked(Ok((snapshot, Label::Unmoved)))).restore();
-    bench.assert_ended(Ending::Failed, Some("not applied"));
+    bench.tells_uptime = false;
+    bench.until_pushing().push(ok()).wait(2).silence();
+    host_reboot(&mut bench, 600, 300);
+    bench.look(Label::Unmoved).assert_watching();
     assert_eq!(bench.job.evidence.away, None);
+}
+
+/// Two clocks of this machine and the device's own: what was seen on one of them says nothing on another.
+#[test]
+fn a_look_of_an_earlier_boot_stays_one_over_a_second_reboot_and_in_the_journal() {
+    let mut bench = Bench::new();
+    bench.until_pushing().push(ok());
+    host_reboot(&mut bench, 60, 10);
+    let stored = serde_json::to_string(&bench.job).unwrap();
+    bench.job = serde_json::from_str(&stored).unwrap();
+    host_reboot(&mut bench, 60, 10);
+    bench.wait(40);
+    look_up_for(&mut bench, OLD, Duration::from_secs(86_400), Label::Unmoved);
+    bench.restore();
+    bench.assert_ended(Ending::Unverified, Some("restart not seen"));
 }
 
 #[test]

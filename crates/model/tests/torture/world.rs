@@ -6,6 +6,7 @@
 //! Assumed, as of the code around the model:
 //! - One server owns the rollouts of a journal; one that wakes after another has taken over is refused whatever it writes of them.
 //! - A server renews its leases every ten seconds, and once more just before the first byte.
+//! - A machine that goes down takes all of its servers with it, and each machine has a name of its own.
 //! - Addresses do not swap between the identity that was read and the first byte.
 
 use std::cmp::Reverse;
@@ -21,6 +22,7 @@ use model::image::{ImageInfo, VersionSource};
 use model::installed::{self, Installed, standing};
 use model::inventory;
 use model::job::{Act, Job, Order, Phase, Proof, Seen, next};
+use model::lease::{GRACE, Held, Liveness, Ruling, TTL, ruling};
 use model::outcome::{Ending, Outcome};
 use model::plan::{self, AtOnce, Choice, Facts, MaxFailures, Plan, Rules, plan};
 use model::precheck::Precheck;
@@ -37,12 +39,13 @@ pub(crate) const BEGIN: Ms = 100_000_000;
 const SECOND: Ms = 1_000;
 const MINUTE: Ms = 60 * SECOND;
 const HOUR: Ms = 60 * MINUTE;
-/// Longer than everything that may happen in a world, its deadlines and its patience.
+/// Longer than all deadlines and all patience in a world.
 const TOO_LONG: Ms = 250 * HOUR;
+/// So long the turns of one device may take: a try a day, where a window is short and each failure halts its rollout until the
+/// next day; three tries, and one to put back, in each of two rollouts.
+const TURNS_OF_A_DEVICE: Ms = 8 * 24 * HOUR;
 /// Whatever the owners hold up, they let go on by now.
 const OWNERS_ARE_DONE: Ms = 3 * HOUR;
-/// `store::LEASE_TTL_MS` and `store::GRACE_MS`.
-const LEASE: i64 = 90_000;
 const RENEW_EVERY: Ms = 10 * SECOND;
 /// After so long without a byte a device lets go (RELIABILITY.md F37: one to four seconds).
 const STALL: Ms = 4 * SECOND;
@@ -137,6 +140,8 @@ struct Lease {
     held: bool,
     server: usize,
     renewed: Ms,
+    /// When it was first asked for in vain by somebody of this boot.
+    asked: BTreeMap<u32, Ms>,
 }
 
 #[derive(Default)]
@@ -328,6 +333,7 @@ impl World {
                         held: false,
                         server: 0,
                         renewed: 0,
+                        asked: BTreeMap::new(),
                     })
                     .collect(),
                 installed: vec![None; n],
@@ -521,7 +527,8 @@ impl World {
                 Ev::Power(device, ..) => (device as u64) << 8 | 1,
                 _ => 2,
             });
-            if at > BEGIN + TOO_LONG || self.n_events > MAX_EVENTS {
+            let too_long = TOO_LONG + TURNS_OF_A_DEVICE * self.devices.len() as u64;
+            if at > BEGIN + too_long || self.n_events > MAX_EVENTS {
                 self.wrong.push("I2 everything ends".to_owned());
                 return;
             }
@@ -699,6 +706,11 @@ impl World {
         let event = match self.dice.below(5) {
             0 => {
                 self.hit("machine reboots");
+                for other in 0..self.servers.len() {
+                    if self.servers[other].host == host && self.servers[other].alive {
+                        self.end_server(other);
+                    }
+                }
                 Ev::Start { host, reboot: true }
             }
             1 => {
@@ -1366,24 +1378,58 @@ impl World {
         }
     }
 
+    /// Until when the lease was renewed: all the time while its holder ran.
+    fn renewed(&self, device: usize) -> Ms {
+        let lease = &self.store.leases[device];
+        let until = if self.is_running(lease.server) {
+            self.at
+        } else {
+            self.servers[lease.server].stopped
+        };
+        let until = until.max(lease.renewed);
+        until - (until - lease.renewed) % RENEW_EVERY
+    }
+
     fn acquire(&mut self, server: usize, device: usize) -> Option<u64> {
         let at = self.at;
         let lease = &self.store.leases[device];
         if lease.held && self.bug != Bug::LeaseIgnored {
-            let holder = &self.servers[lease.server];
-            let asks = &self.servers[server];
-            let is_known_dead = !holder.alive && holder.boot_id == asks.boot_id;
-            let until = if holder.alive && holder.paused_until <= at {
-                at
-            } else {
-                holder.stopped
+            let (holder, asks) = (&self.servers[lease.server], &self.servers[server]);
+            let renewed = self.renewed(device);
+            let on_clock = |moment: Ms| millis(moment.saturating_sub(self.host_booted[asks.host]));
+            let of_this_boot = holder.boot_id == asks.boot_id;
+            let asked = lease.asked.get(&asks.boot_id).filter(|asked| **asked >= renewed);
+            let held = Held {
+                holder: match (of_this_boot, holder.alive) {
+                    (true, true) => Liveness::Alive,
+                    (true, false) => Liveness::Dead,
+                    (false, _) if holder.host == asks.host => Liveness::Dead,
+                    (false, _) => Liveness::Unknown,
+                },
+                renewed: of_this_boot.then(|| on_clock(renewed)),
+                asked: asked.map(|asked| on_clock(*asked)),
             };
-            let until = until.max(lease.renewed);
-            let renewed = until - (until - lease.renewed) % RENEW_EVERY;
-            if !is_known_dead && self.wall_at(at) < self.wall_at(renewed) + LEASE {
+            let (boot_id, asked, lives) = (asks.boot_id, asked.copied(), self.is_running(lease.server));
+            if let Ruling::Waits(_) = ruling(held, on_clock(at)) {
+                self.store.leases[device]
+                    .asked
+                    .insert(boot_id, asked.unwrap_or(at));
+                // Once nobody renews it, it is free after that time, whatever was set meanwhile.
+                let free =
+                    Ms::try_from((TTL + GRACE).as_millis()).unwrap() + renewed.max(asked.unwrap_or(at));
+                if at > free {
+                    self.wrong.push(format!(
+                        "I2 a lease that nobody renews is free: device {device} at {at}"
+                    ));
+                }
                 return None;
             }
+            if lives {
+                self.wrong
+                    .push(format!("I4 a living lease is not taken: device {device} at {at}"));
+            }
         }
+        let lease = &self.store.leases[device];
         let ignored = self.bug == Bug::LeaseIgnored;
         let epoch = lease.epoch + u64::from(!ignored);
         let taken = self.write(server, |store| {
@@ -1392,6 +1438,7 @@ impl World {
                 held: true,
                 server,
                 renewed: at,
+                asked: BTreeMap::new(),
             };
         });
         taken.is_ok().then_some(epoch)
