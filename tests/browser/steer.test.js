@@ -27,6 +27,7 @@ before(async () => {
   world.old = await world.addFirmware("ir_remote_1.0.bin", image("1.0", 60_000), world.ids[11]);
   world.fresh = await world.addFirmware("ir_remote_1.1.bin", image("1.1", 80_000));
   world.unit = await world.addFirmware("C6_1_5_46_72_P1_1_1_5_48.mbin", mbin());
+  await world.online([20, 21]);
   halted = await world.ask("POST", "rollouts", { devices: [world.ids[20], world.ids[21]], firmware: world.fresh.sha256, name: "Morning" });
   assert.equal((await world.over(halted.id)).state, "halted");
   await world.ask("PUT", "windows/night", { start: "23:00", duration: "4h", timezone: "Europe/Vilnius" });
@@ -89,7 +90,10 @@ describe("what is steered", { concurrency: 2 }, () => {
 
   test("a rollout that halted says why, is resumed, and another is aborted", async () => {
     const page = await enter();
-    const start = (devices, name) => world.ask("POST", "rollouts", { devices: devices.map((host) => world.ids[host]), firmware: world.fresh.sha256, force: true, name });
+    const start = async (devices, name) => {
+      await world.online(devices);
+      return world.ask("POST", "rollouts", { devices: devices.map((host) => world.ids[host]), firmware: world.fresh.sha256, force: true, name });
+    };
     const first = await start([10, 11, 12], "To be resumed");
     await at(page, `#/rollout/${first.id}`);
     await page.getByRole("heading", { name: "Halted by itself" }).waitFor({ timeout: 30_000 });

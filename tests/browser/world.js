@@ -200,6 +200,14 @@ ${this.config.more}`,
     return ids;
   }
 
+  /** Waits until these devices answer: on a busy machine one may have been called offline meanwhile. */
+  online(hosts) {
+    return until(`${hosts} answer`, async () => {
+      const devices = await this.ask("GET", "devices");
+      return hosts.every((host) => devices.find((device) => device.address === `${this.network}.${host}`)?.state === "online");
+    }, 60_000);
+  }
+
   addFirmware(name, bytes, running_on) {
     const query = new URLSearchParams({ file_name: name, ...(running_on ? { running_on } : {}) });
     return this.ask("POST", `firmware?${query}`, bytes, "application/octet-stream");

@@ -129,8 +129,8 @@ function step(range) {
   return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
 }
 
-/** A course over time. `points` are [ms, value]; null values are gaps. `marks` are [ms, word]. `least`: so many points are worth a picture. */
-export function Plot({ title, points, unit, marks = [], from_zero = false, least = 2, empty }) {
+/** A course over time. `points` are [ms, value]; null values are gaps. `marks` are [ms, word]. `least`: so many points are worth a picture. `when` writes a moment. */
+export function Plot({ title, points, unit, marks = [], from_zero = false, least = 2, empty, when }) {
   const box = useRef();
   const [width, setWidth] = useState(600);
   const [at, setAt] = useState(null);
@@ -165,16 +165,16 @@ export function Plot({ title, points, unit, marks = [], from_zero = false, least
       path += `${open ? "L" : "M"}${x(ms).toFixed(1)} ${y(value).toFixed(1)}`;
       open = true;
     }
-    const short = end - first < 36 * 3600 * 1000;
+    const tell = when ?? (end - first < 36 * 3600 * 1000 ? time : date);
     const near = at === null ? null : known.reduce((best, point) => (Math.abs(x(point[0]) - at) < Math.abs(x(best[0]) - at) ? point : best));
     body = html`<svg width=${width} height=${height} viewBox="0 0 ${width} ${height}" role="img" aria-label=${say("plot.says", { title, from: unit(values[0]), to: unit(values[values.length - 1]), low: unit(Math.min(...values)), high: unit(Math.max(...values)) })} onPointerMove=${(event) => setAt(event.offsetX)} onPointerLeave=${() => setAt(null)}>
       ${lines.map((value) => html`<line class="grid" x1=${left} x2=${width - right} y1=${y(value)} y2=${y(value)} /><text x=${left - 8} y=${y(value) + 4} text-anchor="end">${unit(value)}</text>`)}
       ${marks.filter(([ms]) => ms >= first && ms <= end).map(([ms, word]) => html`<line class="mark" x1=${x(ms)} x2=${x(ms)} y1=${top - 4} y2=${height - bottom}><title>${word}</title></line>`)}
       <path class="line" d=${path} />
-      ${known.length < 40 && known.map(([ms, value]) => html`<circle class="dot" cx=${x(ms)} cy=${y(value)} r="2" />`)}
-      <text x=${left} y=${height - 5}>${short ? time(first) : date(first)}</text>
-      <text x=${width - right} y=${height - 5} text-anchor="end">${short ? time(end) : date(end)}</text>
-      ${near && html`<circle class="near" cx=${x(near[0])} cy=${y(near[1])} r="4" /><text class="near" x=${Math.min(Math.max(x(near[0]), left + 50), width - 60)} y=${top - 1} text-anchor="middle">${unit(near[1])} · ${short ? time(near[0]) : date(near[0])}</text>`}
+      ${known.length < 40 && known.map(([ms, value]) => html`<circle class="dot" cx=${x(ms)} cy=${y(value)} r=${least < 2 ? 3.5 : 2} />`)}
+      <text x=${left} y=${height - 5}>${tell(first)}</text>
+      <text x=${width - right} y=${height - 5} text-anchor="end">${tell(end)}</text>
+      ${near && html`<circle class="near" cx=${x(near[0])} cy=${y(near[1])} r="4" /><text class="near" x=${Math.min(Math.max(x(near[0]), left + 50), width - 60)} y=${top - 1} text-anchor="middle">${unit(near[1])} · ${tell(near[0])}</text>`}
     </svg>`;
   }
   return html`<figure class="plot"><figcaption>${title}</figcaption><div ref=${box}>${body ?? html`<p class="quiet">${empty ?? say("plot.empty")}</p>`}</div></figure>`;

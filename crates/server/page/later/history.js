@@ -15,6 +15,9 @@ function Shares({ title, of, tone, word }) {
 const N_SHADES = 5;
 const short = (ms) => new Date(ms).toLocaleDateString(locale, { day: "numeric", month: "short" });
 
+/** The day on which a span begins. A night in which clocks are moved makes midnight an hour early or late. */
+const begins = (span) => short(span.from_ms + 7_200_000);
+
 /** What devices ran at the end of each span, one bar for each. */
 function Bands({ title, course }) {
   const box = useRef();
@@ -49,13 +52,13 @@ function Bands({ title, course }) {
           return n > 0 && html`<rect class="shade-${name === null ? "rest" : shade}" x=${left + idx * step + 0.5} width=${Math.max(1, step - 1)} y=${top + tall * (1 - below / most)} height=${(tall * n) / most}><title>${`${short(span.until_ms - 1)}: ${word(name)}, ${n}`}</title></rect>`;
         });
       })}
-      <text x=${left} y=${height - 5}>${course.length ? short(course[0].from_ms) : ""}</text><text x=${width} y=${height - 5} text-anchor="end">${course.length ? short(course[course.length - 1].until_ms) : ""}</text>
+      <text x=${left} y=${height - 5}>${course.length ? begins(course[0]) : ""}</text><text x=${width} y=${height - 5} text-anchor="end">${course.length ? short(course[course.length - 1].until_ms) : ""}</text>
     </svg></div>
     <ul class="legend">${rows.map((name, shade) => html`<li><span class="key shade-${name === null ? "rest" : shade}"></span> <span class=${name === null ? "" : "mono"}>${word(name)}</span></li>`)}</ul></figure>`;
 }
 
 /** The same in numbers, for whoever cannot see it or wants to know. */
-const Numbers = ({ course }) => html`<details class="numbers"><summary>${say("stats.numbers")}</summary><div class="scroll" tabindex="0" role="region" aria-label=${say("stats.numbers")}><table><thead><tr><th scope="col">${say("stats.span")}</th><th scope="col">${say("stats.proven-of")}</th><th scope="col">${say("stats.running")}</th></tr></thead><tbody>${[...course].reverse().filter((span) => span.n_meant || Object.keys(span.running).length).map((span) => html`<tr><th scope="row">${short(span.from_ms)}</th><td class="number">${span.n_meant ? `${span.n_proven} / ${span.n_meant}` : "–"}</td><td>${Object.entries(span.running).map(([name, n]) => `${name}: ${n}`).join(", ")}</td></tr>`)}</tbody></table></div></details>`;
+const Numbers = ({ course }) => html`<details class="numbers"><summary>${say("stats.numbers")}</summary><div class="scroll" tabindex="0" role="region" aria-label=${say("stats.numbers")}><table><thead><tr><th scope="col">${say("stats.span")}</th><th scope="col">${say("stats.proven-of")}</th><th scope="col">${say("stats.running")}</th></tr></thead><tbody>${[...course].reverse().filter((span) => span.n_meant || Object.keys(span.running).length).map((span) => html`<tr><th scope="row">${begins(span)}</th><td class="number">${span.n_meant ? `${span.n_proven} / ${span.n_meant}` : "–"}</td><td>${Object.entries(span.running).map(([name, n]) => `${name}: ${n}`).join(", ")}</td></tr>`)}</tbody></table></div></details>`;
 
 function History() {
   useTopics("jobs");
@@ -94,7 +97,7 @@ function History() {
     </section>
     <div class="columns"><${Shares} title=${say("stats.outcomes")} of=${stats.outcomes} tone /><${Shares} title=${say("stats.reasons")} of=${stats.reasons} word=${reason} /><${Shares} title=${say("stats.running")} of=${stats.running} /></div>
     ${stats.n_enrolled > 0 && course.length > 1 && html`<section class="card"><div class="plots two">
-      <${Plot} title=${say(days > 100 ? "stats.course-weeks" : "stats.course")} points=${success} unit=${(n) => `${Math.round(n)} %`} from_zero least=${1} empty=${say("stats.none")} />
+      <${Plot} title=${say(days > 100 ? "stats.course-weeks" : "stats.course")} points=${success} unit=${(n) => `${Math.round(n)} %`} from_zero least=${1} when=${short} empty=${say("stats.none")} />
       <${Bands} title=${say("stats.versions")} course=${course} />
     </div><${Numbers} course=${course} /></section>`}`}
     <section class="card"><h2>${say("history.updates")}</h2>${jobs === null ? html`<p class="quiet">${say("loading")}</p>` : jobs.length === 0 ? html`<p class="quiet">${say("history.empty")}</p>` : html`<${Jobs} jobs=${jobs} named />${more && html`<button class="button" onClick=${older}>${say("history.older")}</button>`}`}</section>`;
