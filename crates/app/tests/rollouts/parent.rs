@@ -17,7 +17,9 @@ use crate::support::{PASSWORD, Running, reflash};
 const GRACE: Duration = Duration::from_secs(10);
 
 /// A stream that holds a server, until it is dropped.
-struct Attached(BufReader<UnixStream>);
+struct Attached {
+    _lines: BufReader<UnixStream>,
+}
 
 impl Attached {
     /// Attaches, and says what the first line tells.
@@ -33,7 +35,7 @@ impl Attached {
                 break serde_json::from_str(&line).unwrap();
             }
         };
-        (Self(lines), first)
+        (Self { _lines: lines }, first)
     }
 }
 
