@@ -9,6 +9,7 @@
     reason = "this is the crate that the lint sends everybody to: it alone opens sockets"
 )]
 
+mod announce;
 mod callback;
 mod descriptors;
 mod dial;
@@ -28,6 +29,7 @@ mod site;
 
 pub use ipnet::IpNet;
 
+pub use announce::{Announced, Service, announce};
 pub use callback::{Callback, CallbackError, Invited};
 pub use descriptors::{allow_many_descriptors, descriptors_max, is_want_of_resources};
 pub use dial::{DialError, Dialer, TcpOptions};

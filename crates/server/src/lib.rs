@@ -1,6 +1,7 @@
 //! The server: the fleet as it is known, the firmware repository, and the API that offers both.
 #![warn(missing_docs)]
 
+mod announce;
 pub mod api;
 mod bus;
 pub mod config;

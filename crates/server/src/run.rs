@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::announce::{self, Announcer};
 use crate::api::{self, Api, Reloaded};
 use crate::bus;
 use crate::config::{self, Config};
@@ -152,6 +153,9 @@ pub struct Server {
     ready: Ready,
     first_token: Option<(SecretString, PathBuf)>,
     bus: Option<net::mqtt::Bus>,
+    announcer: Option<Announcer>,
+    /// What is announced of the server itself.
+    service: Option<net::Service>,
     /// What pushes need as long as they run: who calls back or fetches is let in, and the broker is kept.
     kept: Vec<bus::Keep>,
     /// Held for as long as the server lives.
@@ -276,6 +280,11 @@ impl Server {
             bus.clone(),
         )
         .await?;
+        let announcer = announcer(
+            &config,
+            bus.as_ref(),
+            (&store, &engine, &fleet, &rollouts, &home_assistant),
+        );
         let (reloads, reloads_wanted) = mpsc::channel(4);
         let control = Control { reloads };
         let listeners = listeners(&config, &folder).await?;
@@ -286,6 +295,7 @@ impl Server {
             managed: options.managed,
             page: page_of(&listeners, &config),
         };
+        let service = service_of(&listeners, &config, &about);
         let cancel = CancellationToken::new();
         let parents = Parents::default();
         let api = Api::new(api_parts(
@@ -330,6 +340,8 @@ impl Server {
             ready,
             first_token,
             bus,
+            announcer,
+            service,
             kept,
             _lock: lock,
         })
@@ -378,6 +390,8 @@ impl Server {
             home_assistant,
             cancel: streams,
             mut reloads,
+            announcer,
+            service,
             kept,
             _lock: lock,
             ..
@@ -440,6 +454,10 @@ impl Server {
             config.retention,
             cancel.clone(),
         ));
+        if let Some(announcer) = announcer {
+            // The last pushes are told of as well.
+            tasks.spawn(announcer.run(support.clone()));
+        }
         for kept in kept {
             let support = support.clone();
             tasks.spawn(async move {
@@ -447,6 +465,7 @@ impl Server {
                 support.run_until_cancelled(kept).await;
             });
         }
+        let announced = service.and_then(|service| announce(&service));
         let mut now = config;
         loop {
             tokio::select! {
@@ -464,6 +483,7 @@ impl Server {
                 }
             }
         }
+        drop(announced);
         while tasks.join_next().await.is_some() {}
         drop((fleet, repository, rollouts, notifier, home_assistant, engine));
         if let Some(store) = Arc::into_inner(store) {
@@ -656,6 +676,75 @@ async fn reload(
     tracing::info!(changes = ?reloaded.changes, "the configuration was read again");
     *now = read;
     Ok(reloaded)
+}
+
+/// What is announced of the server itself; none where it is for this machine only.
+fn service_of(listeners: &[api::Listener], config: &Config, about: &api::About) -> Option<net::Service> {
+    let address = listeners.iter().find_map(api::Listener::address)?;
+    if !config.server.announce || address.ip().is_loopback() {
+        return None;
+    }
+    let tls = if config.server.tls.is_some() { "1" } else { "0" };
+    let property = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    Some(net::Service {
+        kind: "_reflash._tcp".to_owned(),
+        name: format!("Reflash on {}", about.name),
+        // Its own name: that of the machine is announced by whoever else speaks for it.
+        host: format!("reflash-{}", about.id.get(..8).unwrap_or("server")),
+        port: address.port(),
+        address: (!address.ip().is_unspecified()).then_some(address.ip()),
+        properties: vec![
+            property("id", &about.id),
+            property("version", env!("CARGO_PKG_VERSION")),
+            property("api", &api::API.to_string()),
+            property("tls", tls),
+            property("name", &about.name),
+        ],
+    })
+}
+
+/// Announces the server; where that cannot be done, it is reached by its address all the same.
+fn announce(service: &net::Service) -> Option<net::Announced> {
+    match net::announce(service, &net::Multicast::default()) {
+        Ok(announced) => Some(announced),
+        Err(error) => {
+            tracing::warn!(
+                error = chain(&error),
+                "the server is not announced on the network"
+            );
+            None
+        }
+    }
+}
+
+/// What announces devices at the owner's broker; none without one.
+fn announcer(
+    config: &Config,
+    bus: Option<&net::mqtt::Bus>,
+    (store, engine, fleet, rollouts, home_assistant): (
+        &Arc<Store>,
+        &Engine,
+        &Fleet,
+        &Rollouts,
+        &HomeAssistant,
+    ),
+) -> Option<Announcer> {
+    let (mqtt, bus) = (config.mqtt.as_ref()?, bus?);
+    let parts = announce::Parts {
+        store: store.clone(),
+        clock: engine.clock(),
+        fleet: fleet.clone(),
+        rollouts: rollouts.clone(),
+        home_assistant: home_assistant.clone(),
+        bus: bus.clone(),
+    };
+    let settings = announce::Settings {
+        discovery: mqtt.discovery,
+        commands: mqtt.commands,
+        prefix: mqtt.prefix.clone(),
+        discovery_prefix: mqtt.discovery_prefix.clone(),
+    };
+    Some(Announcer::new(parts, settings))
 }
 
 /// Tells of new firmware as of everything else.

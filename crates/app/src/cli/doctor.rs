@@ -1058,9 +1058,16 @@ mod tests {
 
     #[test]
     fn keys_that_nothing_comes_of_are_told() {
-        let (_folder, checks, config) = read("mqtt: { broker: \"mqtts://broker\", discovery: true }\n");
+        let (_folder, checks, config) = read(
+            "policy: { signing_keys: [\"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\"] }\n",
+        );
         assert!(config.is_some());
-        check(&checks, "without-effect", Standing::Warning, ": mqtt.discovery.");
+        check(
+            &checks,
+            "without-effect",
+            Standing::Warning,
+            ": policy.signing_keys.",
+        );
     }
 
     #[test]

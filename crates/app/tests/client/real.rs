@@ -131,11 +131,11 @@ async fn a_back_up_is_made_beside_the_real_server_and_not_restored_beside_it() {
 async fn the_limits_of_the_configuration_hold() {
     let server = Server::with(
         "server: { limits: { failed_logins_per_minute: 2, body_bytes: 1024, image_bytes: 1000000 } }\n\
-         mqtt: { broker: \"mqtt://127.0.0.1:9\", discovery: true }\n",
+         policy: { signing_keys: [\"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\"] }\n",
     )
     .await;
     assert!(
-        server.running.told().contains("mqtt.discovery"),
+        server.running.told().contains("policy.signing_keys"),
         "a key without effect is told"
     );
     let (fits, large) = (server.file("fits.bin"), server.file("large.bin"));

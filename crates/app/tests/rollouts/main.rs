@@ -10,6 +10,7 @@ mod absent;
 mod after;
 mod again;
 mod broker;
+mod discovery;
 mod halts;
 mod home;
 mod kills;
@@ -138,6 +139,33 @@ async fn home_assistant_owns_a_server_and_knows_nothing_of_devices() {
         claim(
             "a device tells all that an entity shows",
             parent::a_device_as_an_entity_sees_it(),
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn home_assistant_finds_devices_at_the_broker() {
+    all(vec![
+        claim(
+            "a device is announced, installed by a command, and offline with the server",
+            discovery::from_the_offer_to_the_end(),
+        ),
+        claim(
+            "killed in mid-push, nothing is in progress for ever",
+            discovery::never_in_progress_for_ever(),
+        ),
+        claim(
+            "nothing is announced or obeyed unless it is switched on",
+            discovery::off_by_default(),
+        ),
+        claim(
+            "what an entry shows is never announced",
+            discovery::a_device_that_an_entry_shows(),
+        ),
+        claim(
+            "forged and retained commands do nothing",
+            discovery::forged_commands(),
         ),
     ])
     .await;

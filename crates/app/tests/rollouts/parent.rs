@@ -18,7 +18,6 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// A stream that holds a server, until it is dropped.
 struct Attached {
-    /// Open for as long as this lives; nothing more is read from it.
     _lines: BufReader<UnixStream>,
 }
 

@@ -169,6 +169,21 @@ impl Bus {
         tokio::time::timeout(within, connected).await.is_ok()
     }
 
+    /// How often the broker has let us in so far: with each new one it may have forgotten what it had kept.
+    pub fn n_connections(&self) -> u64 {
+        self.shared.queues().n_connections
+    }
+
+    /// How many more messages find room in line.
+    pub fn room(&self) -> usize {
+        self.shared.queues().room()
+    }
+
+    /// Whether the broker has confirmed all that it was to get.
+    pub fn is_idle(&self) -> bool {
+        self.shared.queues().is_idle()
+    }
+
     /// Messages given up so far because there was no room for them.
     pub fn given_up(&self) -> u64 {
         self.shared.queues().n_given_up

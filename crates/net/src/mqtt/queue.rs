@@ -49,6 +49,7 @@ pub(super) struct Queues {
     /// What the broker has agreed to, or refused, on this connection.
     agreed: BTreeMap<String, bool>,
     pub(super) n_given_up: u64,
+    pub(super) n_connections: u64,
 }
 
 #[derive(Debug)]
@@ -160,6 +161,17 @@ impl Queues {
 
     pub(super) fn connect(&mut self) {
         self.connected = true;
+        self.n_connections += 1;
+    }
+
+    /// How many more messages the line takes.
+    pub(super) fn room(&self) -> usize {
+        QUEUE_MAX.saturating_sub(self.line.len())
+    }
+
+    /// Whether the broker has confirmed all that it was to get.
+    pub(super) fn is_idle(&self) -> bool {
+        self.line.is_empty() && self.flying.is_empty() && self.commands.is_empty()
     }
 
     pub(super) fn is_connected(&self) -> bool {

@@ -20,12 +20,13 @@ pub struct Change {
 }
 
 /// Keys that are read once, when the server starts.
-const AT_START: [&str; 15] = [
+const AT_START: [&str; 16] = [
     "server.listen",
     "server.data",
     "server.tls",
     "server.callback",
     "server.pull",
+    "server.announce",
     "server.hosts",
     "server.frame_ancestors",
     "server.trusted_proxies",
@@ -229,6 +230,7 @@ fn server(facts: &mut Facts, config: &Config) {
     facts.plain("server.pull.bind", server.pull.bind);
     facts.plain("server.pull.port", server.pull.port);
     facts.maybe("server.pull.host", server.pull.host.as_ref());
+    facts.plain("server.announce", server.announce);
     let limits = server.limits;
     facts.plain("server.limits.requests_per_minute", limits.requests_per_minute);
     facts.plain(

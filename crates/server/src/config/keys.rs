@@ -27,6 +27,7 @@ pub(super) const SERVER: &[&str] = &[
     "allowed_networks",
     "callback",
     "pull",
+    "announce",
     "limits",
 ];
 pub(super) const TLS: &[&str] = &["cert", "key", "client_ca"];
@@ -146,10 +147,7 @@ pub(super) const PLACES: &[(&str, &[&str])] = &[
 ];
 
 /// Keys that are read and checked, and that nothing comes of in this version; whoever writes one is told.
-pub(super) const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
-    ("mqtt", &["discovery", "discovery_prefix", "commands"]),
-    ("policy", &["signing_keys"]),
-];
+pub(super) const WITHOUT_EFFECT: &[(&str, &[&str])] = &[("policy", &["signing_keys"])];
 
 /// The keys of a place; none where the owner chooses them.
 pub(super) fn of(path: &str) -> &'static [&'static str] {

@@ -111,6 +111,8 @@ pub struct Server {
     pub callback: Callback,
     /// Where devices fetch their image that are told by the broker.
     pub pull: Pull,
+    /// Whether the server is announced by multicast DNS where it listens beyond this machine.
+    pub announce: bool,
     /// What the API takes from one client.
     pub limits: Limits,
 }
@@ -548,6 +550,7 @@ impl Default for Server {
             allowed_networks: values::private().to_vec(),
             callback: Callback::default(),
             pull: Pull::default(),
+            announce: true,
             limits: Limits::default(),
         }
     }

@@ -328,6 +328,8 @@ impl Reader {
             }
         }
         self.doors_for_devices(server, &table);
+        let announce = self.value(&table, "announce", "`announce: false`", values::flag);
+        set(&mut server.announce, announce);
         if let Some(node) = table.get("limits")
             && let Some(table) = self.table(node, "server.limits", keys::LIMITS)
         {

@@ -908,11 +908,11 @@ fn a_key_that_nothing_comes_of_is_warned_of_by_its_name() {
     let told = text(
         "windows: { night: { start: \"02:00\", duration: 3h } }\nnotify: { digest: 5m }\n\
          mqtt: { broker: \"mqtts://b\", discovery: true, client_id: y, prefix: x, commands: null }\n\
-         policy: { canary: 2, rollback: never, auto_enroll: false }\n",
+         policy: { canary: 2, rollback: never, auto_enroll: false, signing_keys: [\"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\"] }\n",
     )
     .unwrap();
     let (_, keys) = told.split_once(": ").unwrap();
-    assert_eq!(keys, "mqtt.discovery.");
+    assert_eq!(keys, "policy.signing_keys.");
     let with_effect = "server: { limits: { failed_logins_per_minute: 60, body_bytes: 4096, image_bytes: 65536 } }\n\
          mqtt: { broker: \"mqtts://b\", cert: c.pem, key: k.pem }\nretention: { downloads: 4 }\n";
     assert_eq!(text(with_effect), None);

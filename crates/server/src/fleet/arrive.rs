@@ -164,7 +164,12 @@ impl Fleet {
             entry.conflict = None;
         }
         let enrolls = entry.row.enrolled_ms.is_none() && entry.conflict.is_none();
-        let by = if how.source == Some("config") {
+        // What is listed is enrolled, also where that was lost before it was written: at the very place that is listed.
+        let is_listed = entry.row.given_as.as_deref().is_some_and(|host| {
+            let is_here = host.parse::<IpAddr>().map_or(true, |listed| listed == address);
+            is_here && settings.configured(id.family.as_str(), host).is_some()
+        });
+        let by = if how.source == Some("config") || is_listed {
             Some("configuration")
         } else if settings.auto_enroll {
             Some("policy")
