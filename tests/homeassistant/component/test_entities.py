@@ -236,8 +236,8 @@ async def test_the_switch_that_forces_an_update(hass: HomeAssistant, home: House
     await until(lambda: hass.states.get(switch).state == "off")
     await until(lambda: hass.states.get("update.living_room_ir_firmware").attributes["installed_version"] == "2.0.0")
     assert len(simulated.events("received")) == 1
+    await home.client.pin((await home.device("Living Room IR")).id, "1.0")
     with pytest.raises(HomeAssistantError) as caught:
-        await home.client.ota((await home.device("Living Room IR")).id, False)
         await turn("on")
     assert caught.value.translation_key == "refused"
 
