@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from conftest import SetUp
 from homeassistant.core import HomeAssistant
+from homeassistant.helpers.entity_component import async_update_entity
 from server import House, until
 
 from custom_components.ir_remote_ota.calendar import Opening, _opening
