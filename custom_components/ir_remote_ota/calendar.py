@@ -45,7 +45,7 @@ class Opening:
         day = start.astimezone(self.timezone).date() - timedelta(days=1)
         for _ in range(N_DAYS):
             # In real time: a window is open for its length, also while the clocks are changed.
-            opened = datetime.combine(day, self.start, self.timezone).astimezone(UTC)
+            opened = _instant(datetime.combine(day, self.start, self.timezone))
             if opened >= end:
                 return
             closed = opened + self.duration
@@ -115,6 +115,19 @@ class WindowCalendar(HubEntity, CalendarEntity):
         """Return all openings within a time."""
         events = [event for opening in self._openings for event in opening.between(start_date, end_date)]
         return sorted(events, key=lambda event: event.start_datetime_local)
+
+
+def _instant(local: datetime) -> datetime:
+    """Return when a clock shows a time; where that hour is leapt over, the end of the leap."""
+    opened = local.astimezone(UTC)
+    if opened.astimezone(local.tzinfo).replace(tzinfo=None) == local.replace(tzinfo=None):
+        return opened
+    # The later of the two readings of a time that does not exist is the one before the leap.
+    instant = local.replace(fold=1).astimezone(UTC)
+    after = opened.astimezone(local.tzinfo).utcoffset()
+    while instant.astimezone(local.tzinfo).utcoffset() != after:
+        instant += timedelta(minutes=1)
+    return instant
 
 
 async def _opening(window: Window) -> Opening | None:

@@ -122,8 +122,9 @@ def needs(hub: Hub, entry: ConfigEntry) -> dict[str, Need]:
 
 
 def has_no_way_back(device: Device) -> bool:
-    """Return whether an update is offered to a device that could not be undone."""
-    return "way_back" in device.raw and device.offered and device.can_install and not device.way_back
+    """Return whether an update is offered that could not be undone, as the image that runs now is not kept."""
+    is_kept = device.installed is not None and device.installed.kept
+    return device.offered and device.can_install and not is_kept
 
 
 def _of_device(device: Device, mended_job: int | None) -> list[Need]:

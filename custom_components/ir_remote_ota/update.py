@@ -127,9 +127,10 @@ class FirmwareUpdate(DeviceEntity, UpdateEntity):
     # A skip belongs to the server: rollouts honour it. Home Assistant keeps one of its own, which is made to follow.
 
     @property
-    def _is_skipped(self) -> bool:
+    def _skips(self) -> set[str]:
+        """The words by which the newest image is left out: its digest, or its name."""
         latest = self.device.latest
-        return latest is not None and bool({latest.sha256, latest.text} & set(self.device.skipped))
+        return {latest.sha256, latest.text} & set(self.device.skipped) if latest else set()
 
     @callback
     def _async_on_state(self, event: Event[EventStateChangedData]) -> None:
@@ -141,7 +142,7 @@ class FirmwareUpdate(DeviceEntity, UpdateEntity):
         if skipped == was or latest is None or not self.hub.available:
             return
         is_wanted = skipped == latest.text
-        if is_wanted != self._is_skipped and (is_wanted or was == latest.text):
+        if is_wanted != bool(self._skips) and (is_wanted or was == latest.text):
             self._is_telling = True
             self.hub.entry.async_create_task(self.hass, self._async_tell_skip(latest.sha256, is_wanted))
 
@@ -149,13 +150,11 @@ class FirmwareUpdate(DeviceEntity, UpdateEntity):
         client = self.hub.client
         try:
             if is_wanted:
-                device = await client.skip(self.device_key, sha256)
-            else:
-                device = await client.skip(self.device_key, None)
+                self.hub.async_took(await client.skip(self.device_key, sha256))
+            for word in () if is_wanted else self._skips:
+                self.hub.async_took(await client.unskip(self.device_key, word))
         except ReflashError as error:
             _LOGGER.warning("The server was not told what %s skips: %s", self.device.name, error)
-        else:
-            self.hub.async_took(device)
         finally:
             self._is_telling = False
             self._mirror()
@@ -166,11 +165,11 @@ class FirmwareUpdate(DeviceEntity, UpdateEntity):
             return
         state = self.hass.states.get(self.entity_id)
         shown = state.attributes.get(ATTR_SKIPPED_VERSION) if state else None
-        if self._is_skipped != (shown is not None and shown == self.latest_version):
+        if bool(self._skips) != (shown is not None and shown == self.latest_version):
             self.hub.entry.async_create_task(self.hass, self._async_mirror())
 
     async def _async_mirror(self) -> None:
-        if self._is_skipped and self.installed_version != self.latest_version:
+        if self._skips and self.installed_version != self.latest_version:
             await self.async_skip()
-        elif not self._is_skipped:
+        elif not self._skips:
             await self.async_clear_skipped()

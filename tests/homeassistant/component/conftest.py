@@ -4,15 +4,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import custom_components.ir_remote_ota  # noqa: F401 - before the custom_components of the test's own Home Assistant
 import pytest
 import pytest_socket
-from custom_components.ir_remote_ota.const import CONF_MODE, CONF_TOKEN, CONF_URL, DOMAIN, MODE_CONNECT
 from homeassistant.config_entries import ConfigEntryState
 from homeassistant.core import HomeAssistant
 from pytest_homeassistant_custom_component.common import MockConfigEntry
-
 from server import House, house
+
+import custom_components.ir_remote_ota  # noqa: F401 - before the custom_components of the test's own Home Assistant
+from custom_components.ir_remote_ota.const import CONF_MODE, CONF_TOKEN, CONF_URL, DOMAIN, MODE_CONNECT
 
 type SetUp = Callable[[House], Awaitable[MockConfigEntry]]
 

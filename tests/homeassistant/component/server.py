@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
 from custom_components.ir_remote_ota.client import Device, ReflashClient, ReflashError
 
 PROGRAM = os.environ.get("REFLASH") or shutil.which("reflash") or "reflash"
@@ -64,7 +65,7 @@ class Program:
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, *arguments: str) -> "Program":
+    async def start(cls, *arguments: str) -> Program:
         process = await asyncio.create_subprocess_exec(
             PROGRAM,
             *arguments,
@@ -144,10 +145,11 @@ class House:
     # The server.
 
     def configuration(self) -> str:
+        listen = self.url.removeprefix("http://") or "127.0.0.1:0"
         # JSON is YAML.
         return "\n".join(
             [
-                f'server: {{ allowed_networks: [loopback], listen: "{self.url.removeprefix("http://") or "127.0.0.1:0"}" }}',
+                f'server: {{ allowed_networks: [loopback], listen: "{listen}" }}',
                 f"policy: {{ {self.policy} }}",
                 "ir_remote_ota:",
                 "  auto_discovery: false",

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 from conftest import SetUp
-from custom_components.ir_remote_ota.const import DOMAIN
 from homeassistant.auth.models import User
 from homeassistant.core import Context, HomeAssistant
 from homeassistant.exceptions import HomeAssistantError, ServiceValidationError, Unauthorized
 from homeassistant.helpers import device_registry as dr
 from pytest_homeassistant_custom_component.common import MockConfigEntry
-
 from server import House, image, until
+
+from custom_components.ir_remote_ota.const import DOMAIN
 
 
 async def act(hass: HomeAssistant, name: str, **data: Any) -> Any:
@@ -66,7 +66,8 @@ async def test_update_all_devices_leaves_out_whom_it_is_told_and_whom_it_does_no
     assert [(one["name"], one["state"]) for one in answer["devices"]] == [("Living Room IR", "updated")]
     skipped = {one["name"]: one for one in answer["plan"]["skipped"]}
     assert {name: one["reason"] for name, one in skipped.items()} == {"Bedroom IR": "excluded", "Old": "wrong-chip"}
-    assert skipped["Old"]["text"] and skipped["Old"]["next_step"]
+    assert skipped["Old"]["text"]
+    assert skipped["Old"]["next_step"]
     assert hass.states.get("update.living_room_ir_firmware").attributes["installed_version"] == "2.0.0"
     assert hass.states.get("update.bedroom_ir_firmware").state == "on"
 
@@ -180,9 +181,7 @@ async def test_a_failed_rollout_ends_wait_with_an_error_that_names_the_device(
     assert "Living Room IR" in str(caught.value)
 
 
-async def test_an_offline_device_is_refused_and_can_be_queued(
-    hass: HomeAssistant, home: House, set_up: SetUp
-) -> None:
+async def test_an_offline_device_is_refused_and_can_be_queued(hass: HomeAssistant, home: House, set_up: SetUp) -> None:
     simulated = await home.remote("Living Room IR")
     await home.serve()
     await home.online()
@@ -244,9 +243,7 @@ async def test_check_updates_says_what_is_offered(hass: HomeAssistant, two: Hous
     assert {"name": "Bedroom IR", "from": "1.0", "to": "2.0.0"} in answer["devices"]
 
 
-async def test_what_is_no_device_of_ours_is_refused(
-    hass: HomeAssistant, quiet: tuple[House, MockConfigEntry]
-) -> None:
+async def test_what_is_no_device_of_ours_is_refused(hass: HomeAssistant, quiet: tuple[House, MockConfigEntry]) -> None:
     _, entry = quiet
     for wrong in ("nobody", device_id(hass, entry, "Reflash")):
         with pytest.raises(ServiceValidationError) as caught:

@@ -11,13 +11,13 @@ from homeassistant.helpers import area_registry as ar
 from homeassistant.helpers import device_registry as dr
 from homeassistant.helpers import entity_registry as er
 from pytest_homeassistant_custom_component.common import MockConfigEntry
-
 from server import House, image, until
 
 OF_A_REMOTE = {
     "update": {"firmware"},
     "sensor": {
-        "firmware", "status", "free_memory", "uptime", "last_update", "update_state", "last_seen", "signal", "ip_address",
+        "firmware", "status", "free_memory", "uptime", "last_update", "update_state", "last_seen", "signal",
+        "ip_address",
     },
     "switch": {"ota", "force_update"},
     "button": {"force_update", "roll_back"},
@@ -37,9 +37,7 @@ def registered(hass: HomeAssistant, entry: MockConfigEntry) -> set[str]:
     return {one.entity_id for one in entries if one.domain != "calendar"}
 
 
-async def test_two_remotes_have_the_founding_documents_entities(
-    hass: HomeAssistant, two: House, set_up: SetUp
-) -> None:
+async def test_two_remotes_have_the_founding_documents_entities(hass: HomeAssistant, two: House, set_up: SetUp) -> None:
     entry = await set_up(two)
     expected = ids("living_room_ir", OF_A_REMOTE) | ids("bedroom_ir", OF_A_REMOTE)
     assert registered(hass, entry) == expected | ids("ir_remote", {"sensor": OF_THE_SERVER})
@@ -236,8 +234,8 @@ async def test_the_switch_that_forces_an_update(hass: HomeAssistant, home: House
     await until(lambda: hass.states.get(switch).state == "off")
     await until(lambda: hass.states.get("update.living_room_ir_firmware").attributes["installed_version"] == "2.0.0")
     assert len(simulated.events("received")) == 1
+    await home.client.pin((await home.device("Living Room IR")).id, "1.0")
     with pytest.raises(HomeAssistantError) as caught:
-        await home.client.ota((await home.device("Living Room IR")).id, False)
         await turn("on")
     assert caught.value.translation_key == "refused"
 

@@ -5,6 +5,14 @@ from typing import Any
 
 import pytest
 from conftest import SetUp
+from freezegun.api import FrozenDateTimeFactory
+from homeassistant.core import HomeAssistant
+from homeassistant.exceptions import HomeAssistantError
+from homeassistant.helpers import device_registry as dr
+from pytest_homeassistant_custom_component.common import async_capture_events, async_fire_time_changed
+from server import House, image, until
+from test_update import history
+
 from custom_components.ir_remote_ota.client import Event as Happened
 from custom_components.ir_remote_ota.const import (
     DOMAIN,
@@ -13,14 +21,6 @@ from custom_components.ir_remote_ota.const import (
     EVENT_UPDATE_FINISHED,
 )
 from custom_components.ir_remote_ota.pulse import FailurePulse
-from freezegun.api import FrozenDateTimeFactory
-from homeassistant.core import HomeAssistant
-from homeassistant.exceptions import HomeAssistantError
-from homeassistant.helpers import device_registry as dr
-from pytest_homeassistant_custom_component.common import async_capture_events, async_fire_time_changed
-from test_update import history
-
-from server import House, image, until
 
 STATUS = "sensor.ir_remote_update_status"
 # Nothing is tried twice with a wrong password, so this fails soon.
@@ -55,7 +55,8 @@ async def test_failures_of_a_rollout_are_one_pulse_that_names_the_devices(
     state = hass.states.get(STATUS)
     assert sorted(state.attributes["device_name"].split(", ")) == ["Bedroom IR", "Living Room IR"]
     assert len(state.attributes["devices"]) == 2
-    assert state.attributes["reason"] and state.attributes["next_step"]
+    assert state.attributes["reason"]
+    assert state.attributes["next_step"]
     await until(lambda: hass.states.get(STATUS).state != "failed")
     assert [one.state for one in seen].count("failed") == 1
     # A device is told by its id in Home Assistant, and with everything that a notification wants to say.
@@ -65,7 +66,9 @@ async def test_failures_of_a_rollout_are_one_pulse_that_names_the_devices(
     assert told["device_id"] == living
     assert told["entity_id"] == "update.living_room_ir_firmware"
     assert (told["from"], told["to"], told["rollout_id"]) == ("1.0", "2.0.0", 1)
-    assert told["outcome"] and told["reason"] and told["next_step"]
+    assert told["outcome"]
+    assert told["reason"]
+    assert told["next_step"]
     assert len(failed) == 2
     assert [(event.data["rollout_id"], event.data["ok"], sum(event.data["counts"].values())) for event in ended] == [
         (1, False, 2)
@@ -110,7 +113,8 @@ async def test_a_success_is_told_and_is_no_pulse(hass: HomeAssistant, two: House
         ("Living Room IR", "updated", "2.0.0"),
         ("Bedroom IR", "updated", "2.0.0"),
     }
-    assert ended[0].data["counts"] == {"updated": 2} and ended[0].data["ok"] is True
+    assert ended[0].data["counts"] == {"updated": 2}
+    assert ended[0].data["ok"] is True
     assert {one.state for one in seen} <= {"running", "idle"}
     assert hass.states.get("sensor.ir_remote_success_rate").state == "100.0"
     await until(lambda: hass.states.get("sensor.ir_remote_compliance").state == "100.0")

@@ -2,16 +2,17 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import pytest
 from conftest import SetUp
-from custom_components.ir_remote_ota.client import ReflashAuthError, ReflashError
-from custom_components.ir_remote_ota.const import DOMAIN
 from homeassistant.config_entries import SOURCE_REAUTH
 from homeassistant.core import HomeAssistant
 from homeassistant.exceptions import HomeAssistantError
-
 from server import House, image, until
+
+from custom_components.ir_remote_ota.client import Event, FirmwareList, ReflashAuthError, ReflashError
+from custom_components.ir_remote_ota.const import DOMAIN
 
 STATES = (
     "update.living_room_ir_firmware",
@@ -153,8 +154,6 @@ async def test_a_mistake_in_a_listener_does_not_end_the_following(
 
 
 async def test_a_missed_past_is_asked_for_anew(hass: HomeAssistant, two: House, set_up: SetUp) -> None:
-    from custom_components.ir_remote_ota.client import Event
-
     entry = await set_up(two)
     hub = entry.runtime_data
     await two.drop("mini_v2.0.0.bin", image("2.0.0"))
@@ -178,3 +177,76 @@ async def test_no_answer_while_signed_out_is_an_error_of_its_own(
     with pytest.raises(HomeAssistantError) as caught:
         await hass.services.async_call(DOMAIN, "plan_update", {}, blocking=True, return_response=True)
     assert caught.value.translation_key == "not_signed_in"
+
+
+async def test_what_no_event_tells_is_asked_for_now_and_then(
+    hass: HomeAssistant, two: House, set_up: SetUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("custom_components.ir_remote_ota.coordinator.POLL_S", 0.3)
+    entry = await set_up(two)
+    hub = entry.runtime_data
+    seen = {device.last_seen_ms for device in hub.devices.values()}
+    # The server looks at its devices every 5 s, and tells nobody where nothing has changed.
+    await until(lambda: not seen & {device.last_seen_ms for device in hub.devices.values()})
+
+
+async def test_a_question_that_fails_is_put_again(
+    hass: HomeAssistant, two: House, set_up: SetUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await set_up(two)
+    hub = entry.runtime_data
+    ask = hub.client.firmware
+    n_asked = 0
+
+    async def limited() -> FirmwareList:
+        nonlocal n_asked
+        n_asked += 1
+        if n_asked == 1:
+            raise ReflashError("too many requests", status=429)
+        return await ask()
+
+    monkeypatch.setattr(hub.client, "firmware", limited)
+    await two.drop("mini_v2.0.0.bin", image("2.0.0"))
+    await until(lambda: hass.states.get("sensor.ir_remote_latest_firmware").state.endswith("mini_v2.0.0.bin"))
+    assert n_asked >= 2
+    assert hass.states.get(STATES[0]).state != "unavailable"
+
+
+async def test_a_device_that_is_gone_when_it_is_asked_for_is_forgotten(
+    hass: HomeAssistant, two: House, set_up: SetUp
+) -> None:
+    entry = await set_up(two)
+    hub = entry.runtime_data
+    key = next(iter(hub.devices))
+    hub.devices["gone"] = replace(hub.devices[key], id="gone", name="Gone", mac=None)
+    await hub._happened(Event(seq=9_999, at_ms=0, kind="device.changed", device="gone"))
+    await until(lambda: "gone" not in hub.devices)
+    # A late word on how far an update was does not make it run again.
+    detail = {"job": 7, "state": "soaking"}
+    await hub._happened(Event(seq=10_000, at_ms=0, kind="job.started", device=key, detail=detail))
+    assert key in hub.running
+    await hub._happened(
+        Event(seq=10_001, at_ms=0, kind="job.finished", device=key, detail={**detail, "state": "failed"})
+    )
+    await hub._happened(Event(seq=0, at_ms=0, kind="job.progress", device=key, detail=detail))
+    await hub._happened(Event(seq=0, at_ms=0, kind="job.progress", device=None, detail=detail))
+    assert key not in hub.running
+
+
+async def test_a_server_that_is_not_told_what_is_shown_is_told_again(
+    hass: HomeAssistant, two: House, set_up: SetUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await set_up(two)
+    hub = entry.runtime_data
+    told: list[list[str]] = []
+
+    async def shown(_entry_id: str, ids: list[str]) -> None:
+        told.append(ids)
+        if len(told) == 1:
+            raise ReflashError("no such route", status=404)
+
+    monkeypatch.setattr(hub.client, "shown", shown)
+    hub._told_shown = None
+    for _ in range(3):
+        await hub.async_refresh()
+    assert len(told) == 2

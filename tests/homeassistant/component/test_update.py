@@ -1,6 +1,7 @@
 """The update entity: install, progress, failure, rollback, skip."""
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -9,7 +10,6 @@ from homeassistant.core import Event, EventStateChangedData, HomeAssistant, call
 from homeassistant.exceptions import HomeAssistantError
 from homeassistant.helpers.event import async_track_state_change_event
 from pytest_homeassistant_custom_component.typing import WebSocketGenerator
-
 from server import House, image, until
 
 LIVING = "update.living_room_ir_firmware"
@@ -54,11 +54,12 @@ async def test_install_blocks_until_the_device_runs_it(hass: HomeAssistant, home
     assert (state.state, state.attributes["installed_version"]) == ("off", "2.0.0")
     assert state.attributes["in_progress"] is False
     percents = [one.attributes["update_percentage"] for one in seen if one.attributes["update_percentage"] is not None]
-    assert len(percents) >= 2 and percents == sorted(percents)
+    assert len(percents) >= 2
+    assert percents == sorted(percents)
     assert [line["len_bytes"] for line in simulated.events("received")] == [len(image("2.0.0", 120_000))]
     # At most one a second while it runs.
     times = [one.last_updated.timestamp() for one in seen if one.attributes["in_progress"]]
-    assert all(later - earlier > 0.9 for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier > 0.9 for earlier, later in itertools.pairwise(times))
 
 
 async def test_a_label_that_stays_is_updated_once_and_not_offered_again(
@@ -207,9 +208,7 @@ async def test_release_notes_tell_what_is_new_and_how_the_last_update_went(
     assert "**Last update:**" in await notes()
 
 
-async def test_other_sensors_keep_their_values_while_we_update(
-    hass: HomeAssistant, home: House, set_up: SetUp
-) -> None:
+async def test_other_sensors_keep_their_values_while_we_update(hass: HomeAssistant, home: House, set_up: SetUp) -> None:
     await remote(home, "--boot-s", "2s")
     await set_up(home)
     await home.drop("mini_v2.0.0.bin", image("2.0.0"))
@@ -228,9 +227,7 @@ async def test_other_sensors_keep_their_values_while_we_update(
     assert hass.states.get("sensor.living_room_ir_last_update").state != "unknown"
 
 
-async def test_a_second_update_of_the_same_device_is_refused(
-    hass: HomeAssistant, home: House, set_up: SetUp
-) -> None:
+async def test_a_second_update_of_the_same_device_is_refused(hass: HomeAssistant, home: House, set_up: SetUp) -> None:
     await remote(home, "--rate", "30000")
     await set_up(home)
     await home.drop("mini_v2.0.0.bin", image("2.0.0"))

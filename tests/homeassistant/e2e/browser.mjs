@@ -44,6 +44,7 @@ const steps = {
     await page.goto(base + path, { waitUntil: "domcontentloaded" });
     await page.waitForSelector("home-assistant");
   },
+  leave: () => page.goto("about:blank"),
   see: ({ text, patience_ms }) => page.getByText(match(text)).filter({ visible: true }).first().waitFor({ timeout: patience_ms }),
   async click({ text, role }) {
     const found = role ? page.getByRole(role, { name: match(text) }) : page.getByText(match(text));

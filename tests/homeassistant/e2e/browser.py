@@ -45,6 +45,10 @@ class Browser:
     async def visit(self, path: str) -> None:
         await self.tell("visit", path=path)
 
+    async def leave(self) -> None:
+        """To nowhere: an open page holds up Home Assistant's end."""
+        await self.tell("leave")
+
     async def sees(self, text: str, patience_s: float = 30) -> None:
         """Waits until this is to be read on the page; a text between slashes is a regular expression."""
         await self.tell("see", patience_s + 10, text=text, patience_ms=patience_s * 1000)

@@ -185,6 +185,7 @@ class Steps:
         await browser.shot(f"founding-cards-{home.hass.language}")
         await browser.click("Update All IR Remotes")
         await self.fails(home, 1)
+        await browser.leave()
         await home.hass.sees(
             "update.living_room_ir_firmware", lambda state: state["attributes"]["installed_version"] == "3.0.0", 60
         )

@@ -86,6 +86,7 @@ class TestConnect:
         await browser.sees("/[0-9.]+ ?%/")
         await browser.shot("installing")
         await home.hass.sees(UPDATE, "off", 60)
+        await browser.leave()
         course = home.hass.course(UPDATE)
         percentages = [told["update_percentage"] for _, told in course if told["update_percentage"] is not None]
         assert len(set(percentages)) >= 3, course
