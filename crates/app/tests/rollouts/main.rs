@@ -11,6 +11,7 @@ mod after;
 mod again;
 mod broker;
 mod halts;
+mod hands;
 mod home;
 mod kills;
 mod limits;
@@ -117,6 +118,29 @@ async fn a_rollout_outlives_kills_failures_and_absence() {
         ),
     ]);
     all(claims).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rollout_shares_its_devices_with_other_processes_and_answers_twice() {
+    all(vec![
+        claim(
+            "a job that was taken over ends as the device shows, once it is released",
+            hands::taken_over_in_mid_push(),
+        ),
+        claim(
+            "what was left is waited for, though nobody wants it any more",
+            hands::left_and_in_other_hands(),
+        ),
+        claim(
+            "the lease is renewed while a device is watched",
+            hands::renewed_while_it_is_watched(),
+        ),
+        claim(
+            "a request that is sent again after a kill is answered with what it made",
+            hands::asked_again_after_a_kill(),
+        ),
+    ])
+    .await;
 }
 
 async fn all(claims: Vec<Claim>) {
