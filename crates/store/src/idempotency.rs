@@ -1,7 +1,7 @@
 //! Answers to requests that carried an idempotency key: who asks again is answered again, and nothing is done twice.
 
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 
 use crate::Store;
 use crate::error::StoreError;
@@ -12,12 +12,24 @@ use crate::inventory::decode;
 /// Guess: longer than any client keeps trying.
 pub const ANSWERS_KEPT_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// An answer as it was given.
+/// The status of a request that was carried out and not answered yet: the body is the number of what was made.
+pub const MADE: u16 = 0;
+
+/// A request that carries an idempotency key.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The key.
+    pub request: &'a str,
+    /// What the request is, so that another one under the same key is told apart.
+    pub fingerprint: &'a str,
+}
+
+/// An answer as it was given, or what is to be answered: [`MADE`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answered {
     /// What the request was, so that another one under the same key is told apart.
     pub fingerprint: String,
-    /// The HTTP status.
+    /// The HTTP status, or [`MADE`].
     pub status: u16,
     /// The body.
     pub body: String,
@@ -52,7 +64,8 @@ impl Store {
             .map_err(write.failed())?;
         sqlx::query(
             "insert into request_answer (request, actor, fingerprint, status, body, at_ms) \
-             values ($1, $2, $3, $4, $5, $6) on conflict (request, actor) do nothing",
+             values ($1, $2, $3, $4, $5, $6) on conflict (request, actor) do update \
+             set status = excluded.status, body = excluded.body where request_answer.status = 0",
         )
         .bind(request)
         .bind(actor)
@@ -65,6 +78,29 @@ impl Store {
         .map_err(write.failed())?;
         write.commit().await
     }
+}
+
+/// Remembers within a write that a request has made something: whoever was killed before the answer gives it later.
+pub(crate) async fn made(
+    connection: &mut SqliteConnection,
+    asked: &Asked<'_>,
+    actor: &str,
+    number: i64,
+    wall_ms: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into request_answer (request, actor, fingerprint, status, body, at_ms) \
+         values ($1, $2, $3, $4, $5, $6) on conflict (request, actor) do nothing",
+    )
+    .bind(asked.request)
+    .bind(actor)
+    .bind(asked.fingerprint)
+    .bind(i64::from(MADE))
+    .bind(number.to_string())
+    .bind(wall_ms)
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 fn answered(row: &SqliteRow) -> Result<Answered, sqlx::Error> {

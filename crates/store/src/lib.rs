@@ -53,7 +53,7 @@ pub use fleet::FleetRow;
 pub use folder::default_folder;
 pub use history::{JobFilter, JobRow, OutcomeCount, Unproven};
 pub use housekeeping::{Housekept, Retention};
-pub use idempotency::{ANSWERS_KEPT_MS, Answered};
+pub use idempotency::{ANSWERS_KEPT_MS, Answered, Asked, MADE};
 pub use images::ImageName;
 pub use inventory::DeviceRow;
 pub use journal::{Change, Event, EventRow, OpenJob, PendingUndo};

@@ -6,6 +6,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use crate::error::{RolloutError, StoreError};
+use crate::idempotency::{Asked, made};
 use crate::inventory::{decode, device_id, from_json, key, to_json};
 use crate::{Store, Write};
 
@@ -31,6 +32,8 @@ pub struct NewRollout<'a> {
     pub predecessor: Option<RolloutId>,
     /// The images of the repository that it needs: they cannot be removed until it has ended.
     pub images: &'a [Sha256],
+    /// The request that asks for it, if that may come again: what it made is remembered with it.
+    pub asked: Option<Asked<'a>>,
 }
 
 /// A rollout, without its plan and its members, which may be a thousand times as much.
@@ -172,6 +175,17 @@ impl Store {
                     device: member.device.to_string(),
                 });
             }
+        }
+        if let Some(asked) = &rollout.asked {
+            made(
+                write.connection(),
+                asked,
+                rollout.created_by,
+                id,
+                rollout.created_ms,
+            )
+            .await
+            .map_err(write.failed())?;
         }
         write.commit().await?;
         Ok(RolloutId(id))

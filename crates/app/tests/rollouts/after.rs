@@ -426,6 +426,7 @@ async fn stored_rollout(store: &Store, home: &Home, left: &Left, image: Sha256) 
         state: &json!(rollout.course()),
         created_ms: an_hour_ago().wall_ms,
         created_by: "Ann",
+        asked: None,
         predecessor: None,
         images: &[image],
     };

@@ -265,7 +265,7 @@ impl Home {
 
     // Questions
 
-    fn try_ask(&self, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
+    fn try_ask(&self, method: &str, path: &str, body: &[u8], once: Option<&str>) -> io::Result<Answer> {
         let mut stream = UnixStream::connect(self.folder.path().join("reflash.sock"))?;
         stream.set_read_timeout(Some(SOON))?;
         let kind = if path.starts_with("firmware?") {
@@ -273,8 +273,11 @@ impl Home {
         } else {
             "application/json"
         };
+        let once = once
+            .map(|key| format!("Idempotency-Key: {key}\r\n"))
+            .unwrap_or_default();
         let head = format!(
-            "{method} /api/v1/{path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            "{method} /api/v1/{path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: {kind}\r\n{once}Content-Length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all(&[head.as_bytes(), body].concat())?;
@@ -292,7 +295,7 @@ impl Home {
     #[track_caller]
     fn ask(&self, method: &str, path: &str, body: &[u8]) -> Answer {
         // The devices live on the same threads.
-        let answer = tokio::task::block_in_place(|| self.try_ask(method, path, body));
+        let answer = tokio::task::block_in_place(|| self.try_ask(method, path, body, None));
         answer.unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.told()))
     }
 
@@ -304,6 +307,14 @@ impl Home {
     #[track_caller]
     pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
         self.ask("POST", path, body.to_string().as_bytes())
+    }
+
+    /// The same under an idempotency key.
+    #[track_caller]
+    pub(crate) fn post_once(&self, path: &str, body: &Value, key: &str) -> Answer {
+        let body = body.to_string();
+        let answer = tokio::task::block_in_place(|| self.try_ask("POST", path, body.as_bytes(), Some(key)));
+        answer.unwrap_or_else(|error| panic!("{path}: {error}\n{}", self.told()))
     }
 
     #[track_caller]

@@ -12,6 +12,7 @@ mod again;
 mod broker;
 mod discovery;
 mod halts;
+mod hands;
 mod home;
 mod kills;
 mod limits;
@@ -166,6 +167,29 @@ async fn home_assistant_finds_devices_at_the_broker() {
         claim(
             "forged and retained commands do nothing",
             discovery::forged_commands(),
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rollout_shares_its_devices_with_other_processes_and_answers_twice() {
+    all(vec![
+        claim(
+            "a job that was taken over ends as the device shows, once it is released",
+            hands::taken_over_in_mid_push(),
+        ),
+        claim(
+            "what was left is waited for, though nobody wants it any more",
+            hands::left_and_in_other_hands(),
+        ),
+        claim(
+            "the lease is renewed while a device is watched",
+            hands::renewed_while_it_is_watched(),
+        ),
+        claim(
+            "a request that is sent again after a kill is answered with what it made",
+            hands::asked_again_after_a_kill(),
         ),
     ])
     .await;

@@ -1218,7 +1218,7 @@ fn over_a_reboot_of_this_machine_a_longer_uptime_under_an_unmoved_label_proves_n
             let mut bench = Bench::new();
             bench.until_pushing();
             host_reboot(&mut bench, wall_s, up_s);
-            look_up_for(&mut bench, OLD, Duration::from_secs(86_400), Label::Unmoved);
+            look_up_for(&mut bench, OLD, Duration::from_hours(24), Label::Unmoved);
             bench.wait(40);
             look_up_for(&mut bench, OLD, Duration::from_secs(86_440), Label::Unmoved);
             bench.restore();
@@ -1339,7 +1339,7 @@ fn a_look_of_an_earlier_boot_stays_one_over_a_second_reboot_and_in_the_journal()
     bench.job = serde_json::from_str(&stored).unwrap();
     host_reboot(&mut bench, 60, 10);
     bench.wait(40);
-    look_up_for(&mut bench, OLD, Duration::from_secs(86_400), Label::Unmoved);
+    look_up_for(&mut bench, OLD, Duration::from_hours(24), Label::Unmoved);
     bench.restore();
     bench.assert_ended(Ending::Unverified, Some("restart not seen"));
 }

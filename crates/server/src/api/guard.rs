@@ -21,7 +21,7 @@ use http_body_util::BodyExt as _;
 use model::access::Role;
 use serde_json::{Value, json};
 use sha2::Digest as _;
-use store::{Answered, AuditEntry};
+use store::{Answered, Asked, AuditEntry, MADE};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Api;
@@ -78,6 +78,24 @@ impl Audited {
 /// Marks an answer that is shown once and never stored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ShownOnce;
+
+/// The idempotency key of a request, for handlers that remember with what they make that it was made for this request.
+#[derive(Clone, Debug)]
+pub(crate) struct OnceKey {
+    key: String,
+    fingerprint: String,
+    /// The number of what was made for it by a server that ended before it had answered.
+    pub(crate) made: Option<i64>,
+}
+
+impl OnceKey {
+    pub(crate) fn asked(&self) -> Asked<'_> {
+        Asked {
+            request: &self.key,
+            fingerprint: &self.fingerprint,
+        }
+    }
+}
 
 /// Where a request comes from in the end, for handlers that must know it.
 #[derive(Clone, Copy, Debug)]
@@ -259,7 +277,10 @@ async fn change(
         once,
         _upload: upload,
     };
-    let request = Request::from_parts(parts, Body::from(body));
+    let mut request = Request::from_parts(parts, Body::from(body));
+    if let Some(once) = &running.once {
+        request.extensions_mut().insert(once.key.clone());
+    }
     // On its own, so that a client who hangs up does not leave half a change, or one that nobody wrote down.
     let task = api.inner.tasks.spawn(running.run(request, next));
     let patience = access.patience.unwrap_or(api.settings.request_timeout);
@@ -360,8 +381,7 @@ async fn unless_it_panics(answer: impl Future<Output = Response>) -> Response {
 /// A request under a key: it is done once, whatever happens to its answer.
 struct Once {
     actor: String,
-    key: String,
-    fingerprint: String,
+    key: OnceKey,
     _running: RunningKey,
 }
 
@@ -424,18 +444,24 @@ async fn begin_once(
     hasher.update(format!("{} {target}\n", parts.method));
     hasher.update(body);
     let fingerprint = hex::encode(hasher.finalize());
-    match api
-        .store
-        .answer_to(&key, actor)
-        .await
-        .map_err(|err| broken(&err))?
-    {
-        None => Ok(Begun::Run(Once {
+    let answered = api.store.answer_to(&key, actor).await;
+    let answered = answered.map_err(|err| broken(&err))?;
+    let run = |made| {
+        Begun::Run(Once {
             actor: actor.to_owned(),
-            key,
-            fingerprint,
+            key: OnceKey {
+                key,
+                fingerprint: fingerprint.clone(),
+                made,
+            },
             _running: running,
-        })),
+        })
+    };
+    match answered {
+        None => Ok(run(None)),
+        Some(answered) if answered.fingerprint == fingerprint && answered.status == MADE => {
+            Ok(run(answered.body.parse().ok()))
+        }
         Some(answered) if answered.fingerprint == fingerprint => Ok(Begun::Answered(replay(answered))),
         Some(_) => Err(Failure::unprocessable(
             "idempotency-reused",
@@ -486,14 +512,14 @@ impl Once {
         };
         if kept.len() <= KEPT_ANSWER_MAX_LEN {
             let answered = Answered {
-                fingerprint: self.fingerprint,
+                fingerprint: self.key.fingerprint,
                 status: status.as_u16(),
                 body: kept,
             };
             let now_ms = api.clock.now().wall_ms;
             if let Err(err) = api
                 .store
-                .save_answer(&self.key, &self.actor, &answered, now_ms)
+                .save_answer(&self.key.key, &self.actor, &answered, now_ms)
                 .await
             {
                 tracing::error!(error = %err, "an answer could not be kept for its Idempotency-Key");

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::auth::Identity;
 use super::body::{Asked, Given};
-use super::guard::Audited;
+use super::guard::{Audited, OnceKey};
 use super::problem::Failure;
 use crate::rollout::RolloutError;
 use crate::views::{
@@ -115,9 +115,17 @@ async fn list_rollouts(
 async fn create_rollout(
     State(api): State<Api>,
     Extension(identity): Extension<Identity>,
+    key: Option<Extension<OnceKey>>,
     Given(wanted): Given<WantedRollout>,
 ) -> Result<Response, Failure> {
-    let rollout = api.rollouts.create(&wanted, &identity.actor).await?;
+    let rollout = match key.as_deref() {
+        // It was made, and the server ended before it had answered.
+        Some(OnceKey { made: Some(made), .. }) => api.rollouts.show(RolloutId(*made)).await?,
+        key => {
+            let asked = key.map(OnceKey::asked);
+            api.rollouts.create(&wanted, &identity.actor, asked).await?
+        }
+    };
     let devices: Vec<_> = rollout.members.iter().map(|member| &member.device).collect();
     let audited = Audited {
         target: Some(rollout.summary.id.to_string()),

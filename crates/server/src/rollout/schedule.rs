@@ -198,7 +198,7 @@ impl Rollouts {
             name: Some(name.to_owned()),
             ..WantedRollout::default()
         };
-        self.create(&wanted, &creator(name)).await
+        self.create(&wanted, &creator(name), None).await
     }
 
     /// Puts a rollout that nobody has asked for into the audit.

@@ -6,7 +6,7 @@ use model::fleet::{Event, MemberState, Rollout, State};
 use model::id::{DeviceId, JobId, RolloutId, Sha256};
 use model::plan::LeftOut;
 use serde_json::json;
-use store::{MemberRow, NewRollout};
+use store::{Asked, MemberRow, NewRollout};
 
 use super::show::{not_found, plan_view};
 use super::{About, RolloutError, Rollouts};
@@ -39,8 +39,13 @@ impl Rollouts {
         Ok(plan_view(wanted.kind, &self.plan_of(wanted).await?))
     }
 
-    /// Plans, keeps the plan, and begins.
-    pub async fn create(&self, wanted: &WantedRollout, actor: &str) -> Result<RolloutView, RolloutError> {
+    /// Plans, keeps the plan, and begins. With `asked`, what was made is remembered for whoever sends the same request again.
+    pub async fn create(
+        &self,
+        wanted: &WantedRollout,
+        actor: &str,
+        asked: Option<Asked<'_>>,
+    ) -> Result<RolloutView, RolloutError> {
         let name = wanted
             .name
             .as_deref()
@@ -109,6 +114,7 @@ impl Rollouts {
             created_by: actor,
             predecessor: about.predecessor,
             images: &images,
+            asked,
         };
         let id = self.inner.store.create_rollout(&new, &members).await;
         let id = id.map_err(|error| RolloutError::store(&error))?;

@@ -170,6 +170,7 @@ pub fn new_rollout(images: &[Sha256]) -> store::NewRollout<'_> {
         state: &STATE,
         created_ms: 7,
         created_by: "Ann",
+        asked: None,
         predecessor: None,
         images,
     }
