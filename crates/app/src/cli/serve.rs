@@ -43,7 +43,8 @@ pub(crate) async fn run(arguments: ServeArguments) -> Result<Exit, Trouble> {
         managed,
     };
     let tell = move |notice: Notice<'_>| tell(managed, &notice);
-    server::run::serve(options, &tell)
+    // On the heap: it holds the whole configuration, and is made once.
+    Box::pin(server::run::serve(options, &tell))
         .await
         .map(|()| Exit::Done)
         .map_err(|error| {
