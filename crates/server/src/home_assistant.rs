@@ -237,13 +237,16 @@ impl HomeAssistant {
         let leaving = self.state().leaving.clone();
         let mut left = BTreeSet::new();
         for (family, host) in leaving {
-            if let Err(error) = fleet.forget_listed(&family, &host).await {
-                tracing::info!(
-                    host,
-                    error = chain(&error),
-                    "a device stays for now that was taken out"
-                );
-                left.insert((family, host));
+            match fleet.forget_listed(&family, &host).await {
+                Ok(true) => {}
+                // The file lists it as well: it never leaves. Else the configuration is about to be read again.
+                Ok(false) if self.stands_in_file(&family, &host) => {}
+                Ok(false) => drop(left.insert((family, host))),
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::info!(host, error, "a device stays for now that was taken out");
+                    left.insert((family, host));
+                }
             }
         }
         let kept = {
@@ -269,6 +272,13 @@ impl HomeAssistant {
                 "what has left is forgotten again at the next start"
             );
         }
+    }
+
+    /// Whether the configuration lists a device without the block, too.
+    fn stands_in_file(&self, family: &str, host: &str) -> bool {
+        let state = self.state();
+        let block = state.below.family(family);
+        block.is_some_and(|block| block.devices.iter().any(|device| device.host == host))
     }
 
     /// Whether devices are still to be forgotten.
@@ -343,7 +353,7 @@ impl HomeAssistant {
 }
 
 /// The block that was sealed.
-fn open(sealer: &Sealer, sealed: &str) -> Option<Value> {
-    let text = sealer.unseal(BLOCK, &hex::decode(sealed).ok()?).ok()?;
+fn open(sealer: &Sealer, kept: &str) -> Option<Value> {
+    let text = sealer.unseal(BLOCK, &hex::decode(kept).ok()?).ok()?;
     serde_json::from_str(text.expose_secret()).ok()
 }

@@ -18,5 +18,6 @@ pub mod secrets;
 mod settle;
 mod signals;
 pub mod views;
+mod whoami;
 mod wiring;
 pub use wiring::broker;

@@ -60,15 +60,15 @@ impl Parents {
         let mut changes = self.standing.subscribe();
         loop {
             let Standing { n_attached, left } = *changes.borrow_and_update();
-            let changed = async {
+            let moved = async {
                 // The sender lives as long as this does.
                 let _ = changes.changed().await;
             };
             match left {
-                _ if n_attached > 0 => changed.await,
+                _ if n_attached > 0 => moved.await,
                 None => return,
                 Some(left) => {
-                    if tokio::time::timeout_at(left + grace, changed).await.is_err() {
+                    if tokio::time::timeout_at(left + grace, moved).await.is_err() {
                         return;
                     }
                 }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::announce::{self, Announcer};
+use crate::announce::Announcer;
 use crate::api::{self, Api, Reloaded};
 use crate::bus;
 use crate::config::{self, Config};
@@ -27,12 +27,13 @@ use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::parents::Parents;
 use crate::rollout::Rollouts;
-use crate::secrets::{Sealer, random};
+use crate::secrets::Sealer;
 use crate::settle;
 use crate::signals::{ends, hang_ups, watchdog};
+use crate::whoami::{about, announce, service_of, url_of};
 use crate::wiring::{
-    api_parts, fleet_settings, listeners, notify_settings, open_notifier, open_repository, open_rollouts,
-    overlay, repository_settings, rollout_policy,
+    api_parts, fleet_settings, listeners, notify_settings, open_announcer, open_fleet, open_home_assistant,
+    open_notifier, open_repository, open_rollouts, overlay, repository_settings, rollout_policy,
 };
 
 /// How often the database is tidied and, once a day, backed up.
@@ -245,9 +246,7 @@ impl Server {
             .await
             .map_err(|error| ServeError::unreadable(&error))?;
         let base = config.clone();
-        let home_assistant = HomeAssistant::load(store.clone(), sealer.clone())
-            .await
-            .map_err(|error| ServeError::unreadable(&error))?;
+        let home_assistant = open_home_assistant(&store, &sealer).await?;
         home_assistant.lay_over(&mut config);
         overlay(&mut config, &stored);
         let (callback, listening) = Callback::new(config.server.callback.bind, config.server.callback.port);
@@ -260,17 +259,7 @@ impl Server {
         };
         let metrics = Metrics::new();
         let repository = open_repository(&config, &store, &engine, &site).await?;
-        let fleet = Fleet::load(
-            store.clone(),
-            engine.clone(),
-            site.clone(),
-            sealer,
-            repository.clone(),
-            metrics.clone(),
-            fleet_settings(&config, &site),
-        )
-        .await
-        .map_err(|error| ServeError::unreadable(&error))?;
+        let fleet = open_fleet(&config, &engine, (&store, &repository, &site), sealer, &metrics).await?;
         let rollouts = open_rollouts(&config, &engine, (&store, &fleet, &repository), &metrics).await?;
         let notifier = open_notifier(
             &config,
@@ -280,21 +269,13 @@ impl Server {
             bus.clone(),
         )
         .await?;
-        let announcer = announcer(
-            &config,
-            bus.as_ref(),
-            (&store, &engine, &fleet, &rollouts, &home_assistant),
-        );
+        let told_of = (&store, &fleet, &rollouts, &home_assistant);
+        let announcer = open_announcer(&config, &engine, told_of, bus.as_ref());
         let (reloads, reloads_wanted) = mpsc::channel(4);
         let control = Control { reloads };
         let listeners = listeners(&config, &folder).await?;
         let url = url_of(&listeners, &config);
-        let about = api::About {
-            id: server_id(&store).await?,
-            name: host_name(),
-            managed: options.managed,
-            page: page_of(&listeners, &config),
-        };
+        let about = about(&store, &listeners, &config, options.managed).await?;
         let service = service_of(&listeners, &config, &about);
         let cancel = CancellationToken::new();
         let parents = Parents::default();
@@ -437,23 +418,8 @@ impl Server {
             let (repository, cancel) = (repository.clone(), cancel.clone());
             tasks.spawn(async move { repository.run(cancel).await });
         }
-        tasks.spawn(tell_of_firmware(
-            repository.clone(),
-            fleet.clone(),
-            cancel.clone(),
-        ));
-        tasks.spawn(notifier.clone().run(cancel.clone()));
-        tasks.spawn(forget_what_left(
-            home_assistant.clone(),
-            fleet.clone(),
-            cancel.clone(),
-        ));
-        tasks.spawn(keep_house(
-            store.clone(),
-            engine.clone(),
-            config.retention,
-            cancel.clone(),
-        ));
+        let parts = (&fleet, &repository, &notifier, &home_assistant);
+        do_housework(&mut tasks, &store, &engine, parts, config.retention, &cancel);
         if let Some(announcer) = announcer {
             // The last pushes are told of as well.
             tasks.spawn(announcer.run(support.clone()));
@@ -568,62 +534,6 @@ async fn first_token(
     Ok(made.map(|first| (first.token, first.path)))
 }
 
-/// The setting that holds the server's id.
-const SERVER_ID: &str = "server_id";
-
-/// The id of this server: made once, and kept with all that is its own.
-async fn server_id(store: &Store) -> Result<String, ServeError> {
-    let kept = store.setting(SERVER_ID).await;
-    let kept = kept.map_err(|error| ServeError::unreadable(&error))?;
-    if let Some(id) = kept.as_ref().and_then(serde_json::Value::as_str) {
-        return Ok(id.to_owned());
-    }
-    let bytes = random::<16>().map_err(|error| ServeError::unreadable(&error))?;
-    let id = hex::encode(bytes);
-    let stored = store.set_setting(SERVER_ID, Some(&json!(id))).await;
-    stored.map_err(|error| ServeError::unreadable(&error))?;
-    Ok(id)
-}
-
-/// What this machine is called.
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    match name.trim() {
-        "" => "reflash".to_owned(),
-        name => name.to_owned(),
-    }
-}
-
-/// Where the page is reached over the network, if it is.
-fn page_of(listeners: &[api::Listener], config: &Config) -> Option<String> {
-    let address = listeners.iter().find_map(api::Listener::address)?;
-    if !address.ip().is_unspecified() {
-        return url_of(listeners, config);
-    }
-    let scheme = if config.server.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    let host = config.server.hosts.first().cloned().unwrap_or_else(host_name);
-    let host = match host.parse::<std::net::Ipv6Addr>() {
-        Ok(address) => format!("[{address}]"),
-        Err(_) => host,
-    };
-    Some(format!("{scheme}://{host}:{}", address.port()))
-}
-
-/// Where the API is reached over the network, if it is.
-fn url_of(listeners: &[api::Listener], config: &Config) -> Option<String> {
-    let address = listeners.iter().find_map(api::Listener::address)?;
-    let scheme = if config.server.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    Some(format!("{scheme}://{address}"))
-}
-
 /// Carries out rollouts, and begins those of schedules; what they need is let go of when they have ended, however that was.
 async fn roll_out(rollouts: Rollouts, cancel: CancellationToken, support: DropGuard) {
     tokio::join!(
@@ -678,73 +588,32 @@ async fn reload(
     Ok(reloaded)
 }
 
-/// What is announced of the server itself; none where it is for this machine only.
-fn service_of(listeners: &[api::Listener], config: &Config, about: &api::About) -> Option<net::Service> {
-    let address = listeners.iter().find_map(api::Listener::address)?;
-    if !config.server.announce || address.ip().is_loopback() {
-        return None;
-    }
-    let tls = if config.server.tls.is_some() { "1" } else { "0" };
-    let property = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    Some(net::Service {
-        kind: "_reflash._tcp".to_owned(),
-        name: format!("Reflash on {}", about.name),
-        // Its own name: that of the machine is announced by whoever else speaks for it.
-        host: format!("reflash-{}", about.id.get(..8).unwrap_or("server")),
-        port: address.port(),
-        address: (!address.ip().is_unspecified()).then_some(address.ip()),
-        properties: vec![
-            property("id", &about.id),
-            property("version", env!("CARGO_PKG_VERSION")),
-            property("api", &api::API.to_string()),
-            property("tls", tls),
-            property("name", &about.name),
-        ],
-    })
-}
-
-/// Announces the server; where that cannot be done, it is reached by its address all the same.
-fn announce(service: &net::Service) -> Option<net::Announced> {
-    match net::announce(service, &net::Multicast::default()) {
-        Ok(announced) => Some(announced),
-        Err(error) => {
-            tracing::warn!(
-                error = chain(&error),
-                "the server is not announced on the network"
-            );
-            None
-        }
-    }
-}
-
-/// What announces devices at the owner's broker; none without one.
-fn announcer(
-    config: &Config,
-    bus: Option<&net::mqtt::Bus>,
-    (store, engine, fleet, rollouts, home_assistant): (
-        &Arc<Store>,
-        &Engine,
-        &Fleet,
-        &Rollouts,
-        &HomeAssistant,
-    ),
-) -> Option<Announcer> {
-    let (mqtt, bus) = (config.mqtt.as_ref()?, bus?);
-    let parts = announce::Parts {
-        store: store.clone(),
-        clock: engine.clock(),
-        fleet: fleet.clone(),
-        rollouts: rollouts.clone(),
-        home_assistant: home_assistant.clone(),
-        bus: bus.clone(),
-    };
-    let settings = announce::Settings {
-        discovery: mqtt.discovery,
-        commands: mqtt.commands,
-        prefix: mqtt.prefix.clone(),
-        discovery_prefix: mqtt.discovery_prefix.clone(),
-    };
-    Some(Announcer::new(parts, settings))
+/// What is done beside all the rest, as long as it serves.
+fn do_housework(
+    tasks: &mut JoinSet<()>,
+    store: &Arc<Store>,
+    engine: &Engine,
+    (fleet, repository, notifier, home_assistant): (&Fleet, &Repository, &Notifier, &HomeAssistant),
+    retention: config::Retention,
+    cancel: &CancellationToken,
+) {
+    tasks.spawn(tell_of_firmware(
+        repository.clone(),
+        fleet.clone(),
+        cancel.clone(),
+    ));
+    tasks.spawn(notifier.clone().run(cancel.clone()));
+    tasks.spawn(forget_what_left(
+        home_assistant.clone(),
+        fleet.clone(),
+        cancel.clone(),
+    ));
+    tasks.spawn(keep_house(
+        store.clone(),
+        engine.clone(),
+        retention,
+        cancel.clone(),
+    ));
 }
 
 /// Tells of new firmware as of everything else.

@@ -11,6 +11,7 @@ use net::Site;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
+use crate::announce::{self, Announcer};
 use crate::api::{self, ApiSettings};
 use crate::config::{self, Config};
 use crate::firmware::{self, Repository};
@@ -21,6 +22,7 @@ use crate::notify::{self, Notifier};
 use crate::parents::Parents;
 use crate::rollout::{Policy, Rollouts};
 use crate::run::{Control, ServeError};
+use crate::secrets::Sealer;
 
 /// Lays the settings that were changed by the API over the configuration.
 pub(crate) fn overlay(config: &mut Config, stored: &api::SettingsView) {
@@ -215,6 +217,62 @@ pub(crate) async fn open_notifier(
     )
     .await
     .map_err(|error| ServeError::unreadable(&error))
+}
+
+/// The devices as they were known.
+pub(crate) async fn open_fleet(
+    config: &Config,
+    engine: &Engine,
+    (store, repository, site): (&Arc<Store>, &Repository, &Site),
+    sealer: Arc<Sealer>,
+    metrics: &Metrics,
+) -> Result<Fleet, ServeError> {
+    Fleet::load(
+        store.clone(),
+        engine.clone(),
+        site.clone(),
+        sealer,
+        repository.clone(),
+        metrics.clone(),
+        fleet_settings(config, site),
+    )
+    .await
+    .map_err(|error| ServeError::unreadable(&error))
+}
+
+/// What Home Assistant has told.
+pub(crate) async fn open_home_assistant(
+    store: &Arc<Store>,
+    sealer: &Arc<Sealer>,
+) -> Result<HomeAssistant, ServeError> {
+    HomeAssistant::load(store.clone(), sealer.clone())
+        .await
+        .map_err(|error| ServeError::unreadable(&error))
+}
+
+/// What announces devices at the owner's broker; none without one.
+pub(crate) fn open_announcer(
+    config: &Config,
+    engine: &Engine,
+    (store, fleet, rollouts, home_assistant): (&Arc<Store>, &Fleet, &Rollouts, &HomeAssistant),
+    bus: Option<&net::mqtt::Bus>,
+) -> Option<Announcer> {
+    let (mqtt, bus) = (config.mqtt.as_ref()?, bus?);
+    let parts = announce::Parts {
+        store: store.clone(),
+        clock: engine.clock(),
+        fleet: fleet.clone(),
+        rollouts: rollouts.clone(),
+        home_assistant: home_assistant.clone(),
+        bus: bus.clone(),
+    };
+    let settings = announce::Settings {
+        discovery: mqtt.discovery,
+        commands: mqtt.commands,
+        prefix: mqtt.prefix.clone(),
+        discovery_prefix: mqtt.discovery_prefix.clone(),
+    };
+    Some(Announcer::new(parts, settings))
 }
 
 /// What the configuration says of notifications.

@@ -290,6 +290,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn the_last_job_of_each_device_is_found_without_reading_all_jobs() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        assert!(store.last_jobs().await.unwrap().is_empty());
+        let plan: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(sqlx::AssertSqlSafe(format!("explain query plan {LAST_OF_EACH}")))
+                .fetch_all(store.readers())
+                .await
+                .unwrap();
+        let steps: Vec<String> = plan.into_iter().map(|(_, _, _, step)| step).collect();
+        let begins = |start: &str| steps.iter().any(|step| step.starts_with(start));
+        assert!(begins("SEARCH job USING INTEGER PRIMARY KEY"), "{steps:#?}");
+        assert!(begins("SEARCH own USING COVERING INDEX job_device"), "{steps:#?}");
+        assert!(!begins("SCAN job") && !begins("SCAN own"), "{steps:#?}");
+    }
+
+    #[tokio::test]
     async fn a_page_goes_along_an_index_and_is_not_sorted() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();

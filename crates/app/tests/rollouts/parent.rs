@@ -107,10 +107,12 @@ pub(crate) async fn two_parents_one_after_the_other() {
     let ended = server.end().await;
     assert_eq!(ended.code, Some(0), "{ended:#?}");
     assert!(left.elapsed() >= GRACE, "{:?}", left.elapsed());
-    assert!(home.runs(0, &digest), "the push was finished: {}", home.log());
+    let received = home.events.count(|event| event.kind == EventKind::Received);
+    assert_eq!(received, 1, "the push was finished: {}", home.log());
     home.start().await;
     let rollout = home.until_state(rollout, "finished").await;
     home.check(&rollout, &["updated"]);
+    assert!(home.runs(0, &digest), "{}", home.log());
     assert_eq!(home.n_pushes(0), 1, "{}", home.log());
 }
 

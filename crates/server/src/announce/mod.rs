@@ -88,7 +88,7 @@ struct State {
     due: BTreeSet<String>,
     all_due: bool,
     /// Devices whose update is to be said again although nothing has changed: Home Assistant has forgotten what it was told
-    /// when it sent a command (../shared/HOME_ASSISTANT.md 3).
+    /// when it sent a command (`../shared/HOME_ASSISTANT.md` 3).
     again: BTreeSet<String>,
     /// All of it is to be said again.
     all_again: bool,
@@ -164,7 +164,7 @@ impl Announcer {
             );
         };
         // What was published is in the line of the bus, which outlives this; the record says what is still to be said.
-        cancel.run_until_cancelled(work).await;
+        cancel.run_until_cancelled(Box::pin(work)).await;
     }
 
     fn all_are_due(&self) {

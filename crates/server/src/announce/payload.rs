@@ -1,7 +1,7 @@
 //! What is said of a device by MQTT: topics and payloads, without a clock or a broker.
 //!
 //! Home Assistant refuses a whole message of an update for one key that it does not know or one value that it does not take
-//! (../shared/HOME_ASSISTANT.md 3), so they are made here and held to that by tests.
+//! (`../shared/HOME_ASSISTANT.md` 3), so they are made here and held to that by tests.
 
 use model::inventory::State;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::views::DeviceView;
 
-/// The longest text that Home Assistant takes as a state or a summary, characters (../shared/HOME_ASSISTANT.md 3).
+/// The longest text that Home Assistant takes as a state or a summary, characters (`../shared/HOME_ASSISTANT.md` 3).
 const TEXT_MAX_CHARS: usize = 255;
 /// The longest name of a device in an announcement, characters. Guess: names of ours have at most 64.
 const NAME_MAX_CHARS: usize = 100;
@@ -212,7 +212,7 @@ pub(super) fn config(device: &DeviceView, topics: &Topics, has_commands: bool) -
         && let Value::Object(update) = &mut update
     {
         update.insert("cmd_t".to_owned(), json!(topics.command(id, "update")));
-        // There is no default for it (../shared/HOME_ASSISTANT.md 3).
+        // There is no default for it (`../shared/HOME_ASSISTANT.md` 3).
         update.insert("payload_install".to_owned(), json!(INSTALL));
     }
     add("update", update);
@@ -338,7 +338,7 @@ mod tests {
         }
     }
 
-    /// What Home Assistant takes, and nothing else (../shared/HOME_ASSISTANT.md 3).
+    /// What Home Assistant takes, and nothing else (`../shared/HOME_ASSISTANT.md` 3).
     #[track_caller]
     fn check_strict(update: &Value) {
         const KEYS: [&str; 8] = [

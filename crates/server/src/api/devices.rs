@@ -611,7 +611,7 @@ async fn changed(
         target: Some(device.id.clone()),
         detail: audited,
     };
-    Ok(audited.with(Json(completed(&api, device).await)))
+    Ok(audited.with(Json(completed(api, device).await)))
 }
 
 async fn shown(api: &Api, device: DeviceView) -> Response {

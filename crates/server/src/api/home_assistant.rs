@@ -160,12 +160,12 @@ async fn remove_block(
 
 async fn change_block(api: &Api, block: Option<Value>, actor: &str) -> Result<Response, Failure> {
     let now_ms = api.clock.now().wall_ms;
-    let changed = match api.home_assistant.set_block(block, actor, now_ms).await {
-        Ok(changed) => changed,
+    let is_new = match api.home_assistant.set_block(block, actor, now_ms).await {
+        Ok(is_new) => is_new,
         Err(KeepError::Wrong(mistakes)) => return Ok(mistaken(mistakes)),
         Err(error) => return Err(failed(error)),
     };
-    let changes = if changed {
+    let changes = if is_new {
         let reloaded = api.read_configuration().await?;
         api.home_assistant.forget_leaving(&api.fleet).await;
         reloaded.changes

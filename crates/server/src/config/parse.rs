@@ -134,6 +134,14 @@ pub fn parse(text: &str, mut sources: Sources) -> Result<Config, ConfigError> {
     config.origin.secrets = sources.used();
     config.origin.plain_secrets = reader.plain_secrets;
     config.origin.idle = root.as_ref().map(idle).unwrap_or_default();
+    if config
+        .mqtt
+        .as_ref()
+        .is_some_and(|mqtt| mqtt.commands && !mqtt.discovery)
+    {
+        // Whoever is not announced is not commanded.
+        config.origin.idle.push("mqtt.commands".to_owned());
+    }
     config.origin.file = Some(sources.file);
     Ok(config)
 }

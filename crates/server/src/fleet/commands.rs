@@ -174,12 +174,12 @@ impl Fleet {
     }
 
     /// Forgets the device that the configuration listed at this host and does not any more, unless somebody has enrolled or
-    /// added it since; where there is none, nothing is to be done.
-    pub(crate) async fn forget_listed(&self, family: &str, host: &str) -> Result<(), FleetError> {
+    /// added it since. Says whether that is done: it is not as long as the configuration still lists it.
+    pub(crate) async fn forget_listed(&self, family: &str, host: &str) -> Result<bool, FleetError> {
         let key = {
             let settings = self.settings();
             if settings.configured(family, host).is_some() {
-                return Ok(());
+                return Ok(false);
             }
             let state = self.state();
             let mut entries = state.entries.values();
@@ -196,10 +196,10 @@ impl Fleet {
             });
             found.map(|entry| entry.key())
         };
-        match key {
-            Some(key) => self.remove(&key, "configuration").await,
-            None => Ok(()),
+        if let Some(key) = key {
+            self.remove(&key, "configuration").await?;
         }
+        Ok(true)
     }
 
     /// Enrols devices: from now on they may get a password answer and an image. All or none.

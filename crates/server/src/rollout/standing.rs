@@ -40,19 +40,15 @@ impl Rollouts {
         .into_iter()
         .map(|known| (known.id.key(), known))
         .collect();
-        let last: HashMap<String, JobRow> = match &*devices {
-            [one] => match known.get(&one.id) {
-                Some(known) => self.jobs_of_device(&known.id, 1).await?,
-                None => Vec::new(),
-            },
+        let last = match (devices.len(), known.values().next()) {
+            (1, Some(known)) => self.jobs_of_device(&known.id, 1).await?,
+            (1, None) => Vec::new(),
             _ => {
                 let jobs = self.inner.store.last_jobs().await;
                 jobs.map_err(|error| RolloutError::store(&error))?
             }
-        }
-        .into_iter()
-        .map(|job| (job.device.key(), job))
-        .collect();
+        };
+        let last: HashMap<String, JobRow> = last.into_iter().map(|job| (job.device.key(), job)).collect();
         let members = self.open_members();
         for view in devices {
             let Some(known) = known.get(&view.id) else {
