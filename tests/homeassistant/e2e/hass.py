@@ -155,6 +155,7 @@ class HomeAssistant:
         if self._session is not None:
             await self._session.close()
         self._pump = self._socket = self._session = None
+        self._forget_waiting()
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         async for message in socket:
@@ -164,9 +165,14 @@ class HomeAssistant:
                     self.events.append(line["event"])
                 elif (waiting := self._waiting.pop(line["id"], None)) and not waiting.done():
                     waiting.set_result(line)
+        self._forget_waiting()
+
+    def _forget_waiting(self) -> None:
+        """Nobody answers any more what was asked over a connection that is gone."""
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(ConnectionError("Home Assistant has hung up"))
+        self._waiting.clear()
 
     # What is asked of it
 
