@@ -69,7 +69,8 @@ async def test_a_device_that_keeps_restarting_is_rolled_back(hass: HomeAssistant
     home.policy = "canary: 0, soak: 8s, rollback: never"
     await home.serve()
     await home.online()
-    device = await home.device("Living Room IR")
+    # As itself, and no longer as the address that is listed.
+    device = next(device for device in await home.client.devices() if device.is_online)
     before = image("1.0", seed=7)
     await home.client.upload("mini_v1.0.bin", before, running_on=device.id)
     await home.drop("mini_v2.0.0.bin", image("2.0.0"))
