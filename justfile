@@ -40,6 +40,10 @@ demo *ARGUMENTS:
 browser:
     .ci/run browser
 
+# The integration in a real Home Assistant: just homeassistant component, or a file of tests/homeassistant/e2e
+homeassistant *ARGUMENTS:
+    tests/homeassistant/run {{ ARGUMENTS }}
+
 # The folder of the server that the next three speak of; another one: just data=/tmp/x serve
 data := "target/data"
 
