@@ -52,6 +52,10 @@ pictures:
     npm --prefix tests/browser ci --ignore-scripts
     REFLASH=${CARGO_TARGET_DIR:-$PWD/target}/debug/reflash node tests/browser/pictures.js
 
+# The integration in a real Home Assistant: just homeassistant component, or a file of tests/homeassistant/e2e
+homeassistant *ARGUMENTS:
+    tests/homeassistant/run {{ ARGUMENTS }}
+
 # The folder of the server that the next three speak of; another one: just data=/tmp/x serve
 data := "target/data"
 

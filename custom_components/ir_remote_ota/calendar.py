@@ -85,8 +85,20 @@ class WindowCalendar(HubEntity, CalendarEntity):
 
     @callback
     def _happened(self, event: Event) -> None:
-        if event.kind.startswith("window."):
-            self.async_schedule_update_ha_state(force_refresh=True)
+        if not event.kind.startswith("window."):
+            return
+        task = self.hass.async_create_background_task(self._async_ask_again(), "reflash windows")
+
+        @callback
+        def end() -> None:
+            # A late answer would begin to wait for the next opening anew.
+            task.cancel()
+
+        self.async_on_remove(end)
+
+    async def _async_ask_again(self) -> None:
+        await self.async_update()
+        self.async_write_ha_state()
 
     async def async_update(self) -> None:
         """Ask for the windows."""

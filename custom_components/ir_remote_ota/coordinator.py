@@ -199,7 +199,9 @@ class Hub:
     def _take(self, device: Device) -> None:
         known = self.running.get(device.id)
         progress = Progress.of_device(device)
-        if progress is not None:
+        if known is not None and (known.job or 0) <= self._ended.get(device.id, 0):
+            del self.running[device.id]
+        elif progress is not None:
             self._runs(device.id, progress)
         elif known is not None and device.job is not None and (device.job.id or 0) >= (known.job or 0):
             del self.running[device.id]
@@ -218,9 +220,11 @@ class Hub:
 
     @callback
     def _ends(self, device: str, job: object) -> None:
-        self.running.pop(device, None)
+        # It is over when the device's new words are here: in between it would be offered what it runs already.
         if isinstance(job, int):
             self._ended[device] = max(job, self._ended.get(device, 0))
+        else:
+            self.running.pop(device, None)
 
     @callback
     def _forget(self, device: str) -> None:
@@ -291,7 +295,7 @@ class Hub:
         await self._load()
         if not self.available:
             self.available = True
-            _LOGGER.warning("The Reflash server %s is back", self.server.name)
+            _LOGGER.info("The Reflash server %s is back", self.server.name)
         self._tell_all(at_once=True)
 
     @callback
@@ -310,7 +314,9 @@ class Hub:
         elif event.device is not None:
             self._dirty.device(event.device)
         if area == "firmware":
+            # What fits a device changes with it, also where that is not offered and so in no event of the device.
             self._dirty.firmware()
+            self._dirty.all_devices()
         rollout = event.detail.get("rollout")
         if isinstance(rollout, int):
             self._dirty.rollout(rollout)
@@ -322,7 +328,6 @@ class Hub:
         elif event.kind in JOB_ENDS:
             self._ends(event.device, event.detail.get("job"))
             self._dirty.stats()
-            self._tell_device(event.device)
 
     async def _keep_up(self) -> None:
         """Ask for what has changed, and now and then for what no event tells."""

@@ -36,7 +36,8 @@ def watch(hass: HomeAssistant, entry: ConfigEntry, hub: Hub) -> CALLBACK_TYPE:
             told.clear()
             return
         for rollout in hub.rollouts.values():
-            if rollout.id in over:
+            if rollout.id in over or not (rollout.is_open or rollout.members):
+                # Of one that was over before we came, only the head is known; what was told of it stands.
                 continue
             text = _text(hass, rollout)
             if text is None:

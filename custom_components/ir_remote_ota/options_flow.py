@@ -153,11 +153,12 @@ class ReflashOptionsFlow(OptionsFlow):
             return self._refused(error)
         if not isinstance(policy, dict):
             return self.async_abort(reason="policy_in_file")
-        schema = schema_of(POLICY_FIELDS, policy)
+        fields = {key: field for key, field in POLICY_FIELDS.items() if key in policy}
+        schema = schema_of(fields, policy)
         if user_input is not None:
             try:
                 # What was emptied is left to the configuration again.
-                await self._hub.client.patch_settings({"policy": {key: whole(user_input.get(key)) for key in policy}})
+                await self._hub.client.patch_settings({"policy": {key: whole(user_input.get(key)) for key in fields}})
             except ReflashError as error:
                 return self._form("policy", schema, user_input, error)
             return self._end()

@@ -52,7 +52,8 @@ async def until[T](answer: Callable[[], T | None], what: object = None, patience
             while not (found := answer()):
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        raise AssertionError(f"after {patience_s} s still not: {what or answer}") from None
+        shown = what() if callable(what) else what
+        raise AssertionError(f"after {patience_s} s still not: {shown or answer}") from None
     return found
 
 

@@ -25,7 +25,11 @@ def device_id(hass: HomeAssistant, entry: MockConfigEntry, name: str) -> str:
 
 
 async def offered(hass: HomeAssistant, number: int) -> None:
-    await until(lambda: hass.states.get("sensor.ir_remote_updates_available").state == str(number), "offers")
+    def known() -> list[Any]:
+        hubs = [entry.runtime_data for entry in hass.config_entries.async_entries(DOMAIN)]
+        return [(one.name, one.state, one.chip, one.offered, one.latest) for hub in hubs for one in hub.devices.values()]
+
+    await until(lambda: hass.states.get("sensor.ir_remote_updates_available").state == str(number), known)
 
 
 async def test_update_device_answers_with_rollout_and_plan(hass: HomeAssistant, two: House, set_up: SetUp) -> None:

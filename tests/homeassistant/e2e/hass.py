@@ -155,6 +155,7 @@ class HomeAssistant:
         if self._session is not None:
             await self._session.close()
         self._pump = self._socket = self._session = None
+        self._forget_waiting()
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         async for message in socket:
@@ -164,9 +165,14 @@ class HomeAssistant:
                     self.events.append(line["event"])
                 elif (waiting := self._waiting.pop(line["id"], None)) and not waiting.done():
                     waiting.set_result(line)
+        self._forget_waiting()
+
+    def _forget_waiting(self) -> None:
+        """Nobody answers any more what was asked over a connection that is gone."""
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(ConnectionError("Home Assistant has hung up"))
+        self._waiting.clear()
 
     # What is asked of it
 
@@ -235,14 +241,13 @@ class HomeAssistant:
     def told(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event.get("event_type") == kind]
 
-    def course(self, entity: str) -> list[tuple[str, dict[str, Any]]]:
-        """The states that an entity has gone through since `listen("state_changed")`, as they were told."""
-        changes = [event["data"] for event in self.told("state_changed") if event["data"]["entity_id"] == entity]
-        return [
-            (change["new_state"]["state"], change["new_state"]["attributes"])
-            for change in changes
-            if change["new_state"]
+    def course(self, entity: str) -> list[tuple[str, str | None, bool | None, float | None]]:
+        """An update entity since `listen("state_changed")`: each state, what is installed, in progress, percent."""
+        states = [
+            told["data"]["new_state"] for told in self.told("state_changed") if told["data"]["entity_id"] == entity
         ]
+        words = ("installed_version", "in_progress", "update_percentage")
+        return [(state["state"], *(state["attributes"].get(word) for word in words)) for state in states if state]
 
     # Entries, devices
 

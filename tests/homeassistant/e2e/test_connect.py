@@ -1,6 +1,7 @@
 """A server of one's own, found and added in the browser; install, fail, roll back, kill, restart."""
 
 import asyncio
+import itertools
 import json
 import re
 
@@ -88,16 +89,12 @@ class TestConnect:
         await home.hass.sees(UPDATE, "off", 60)
         await browser.leave()
         course = home.hass.course(UPDATE)
-        percentages = [told["update_percentage"] for _, told in course if told["update_percentage"] is not None]
+        percentages = [percentage for *_, percentage in course if percentage is not None]
         assert len(set(percentages)) >= 3, course
         assert percentages == sorted(percentages), course
         # There is no moment at which it is over and not there yet.
-        ends = [
-            idx
-            for idx in range(1, len(course))
-            if course[idx - 1][1]["in_progress"] and not course[idx][1]["in_progress"]
-        ]
-        assert [(course[idx][0], course[idx][1]["installed_version"]) for idx in ends] == [("off", "1.1")], course
+        ends = [after for before, after in itertools.pairwise(course) if before[2] and not after[2]]
+        assert ends == [("off", "1.1", False, None)], course
         assert len(self.kitchen.pushes()) == 1
 
     async def test_installing_on_a_device_that_puts_itself_back_is_an_error_that_says_so(self, home: Home) -> None:
@@ -162,7 +159,7 @@ class TestConnect:
         assert state["attributes"]["installed_version"] == "1.1"
         assert len(self.kitchen.pushes()) == 5
         jobs = await home.ask("GET", "history")
-        assert jobs[0]["outcome"].startswith("updated"), jobs[0]
+        assert jobs[0]["state"].startswith("updated"), jobs[0]
 
     async def test_a_dead_server_makes_entities_unavailable_once_and_they_come_back(self, home: Home) -> None:
         await home.kill_server()

@@ -57,7 +57,7 @@ class TestExamples:
         TestExamples.bedroom = await self.mini(home, BEDROOM)
         home.add_component()
         home.add_notifier()
-        home.write_managed_policy("policy: { canary: 1, canary_soak: 1s, soak: 1s, rollback: never }\n")
+        home.write_managed_policy("policy: { canary: 1, canary_soak: 1s, soak: 4s, rollback: never }\n")
         packages = {
             "ir": EXAMPLES / "today" / "configuration.yaml",
             "automations": EXAMPLES / "today" / "automations.yaml",
@@ -112,7 +112,7 @@ class TestExamples:
         await self.installed(home, "1.2", "living_room", "bedroom")
         rollouts = await home.ask("GET", "rollouts", managed=True)
         names = [
-            [member["name"] for member in (await home.ask("GET", f"rollouts/{rollout['id']}", managed=True))["devices"]]
+            [member["name"] for member in (await home.ask("GET", f"rollouts/{rollout['id']}", managed=True))["members"]]
             for rollout in rollouts[:2]
         ]
         # The newest stands first.
