@@ -4,18 +4,21 @@ use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::access_point::{self, AccessPoint};
-use crate::server::{Home, Server, get};
+use crate::access_point::{self, AccessPoint, command_in};
+use crate::server::{Broker, Home, Server, get};
 use crate::simulator::Simulator;
-use crate::system::{cpu_of, median, usage_of};
+use crate::system::{cpu_of, cpu_of_children, median, usage_of};
 
+/// The simulator's usual password.
+const PASSWORD: &str = "ir_remote_update";
 /// How often the server is asked how far it is.
 const EVERY: Duration = Duration::from_millis(250);
 /// How long a rollout may take.
@@ -42,6 +45,30 @@ pub(crate) struct Arguments {
     /// namespaces (as root). Without it each has its own.
     #[arg(long)]
     access_point: Option<u64>,
+    /// The broker that the server is connected to; empty for none. Never with an access point.
+    #[arg(long, default_value = "/usr/sbin/mosquitto")]
+    mosquitto: String,
+    /// After each rollout the same image to all devices at once by senders that behave as `espota.py`, a process each.
+    #[arg(long)]
+    peers: bool,
+    /// The sender.
+    #[arg(long, default_value = "bench/espota_baseline.py")]
+    baseline: PathBuf,
+    /// The Python that runs it.
+    #[arg(long, default_value = "python3")]
+    python: PathBuf,
+}
+
+/// What the same took by `espota.py`'s behaviour.
+struct Peers {
+    /// Until the last byte of the last device had arrived, seconds.
+    sent_s: f64,
+    /// CPU for each device, milliseconds.
+    cpu_ms: f64,
+    /// Private memory of all of them together at most, MiB.
+    peak_mib: f64,
+    /// Devices without an OK.
+    n_failed: usize,
 }
 
 /// One rollout.
@@ -56,6 +83,8 @@ struct Run {
     grown_mib: f64,
     /// Devices that were updated.
     n_updated: usize,
+    /// The same by others.
+    peers: Option<Peers>,
     /// For each device, from its answering again until the server told that it is proven, seconds, sorted.
     proofs_s: Vec<f64>,
 }
@@ -140,6 +169,16 @@ pub(crate) fn run(reflash: &Path, arguments: &Arguments) -> Result<()> {
             share(&run.proofs_s, 0.5),
             share(&run.proofs_s, 0.99)
         );
+        if let Some(peers) = &run.peers {
+            println!(
+                "  espota.py's behaviour, a process each: sent {:.2} s ({:.3} of the ideal), {:.1} ms CPU a device, {:.0} MiB, {} failed",
+                peers.sent_s,
+                peers.sent_s / ideal_s,
+                peers.cpu_ms,
+                peers.peak_mib,
+                peers.n_failed
+            );
+        }
         ensure!(run.n_updated == arguments.devices, "not all were updated");
         runs.push(run);
     }
@@ -150,34 +189,135 @@ pub(crate) fn run(reflash: &Path, arguments: &Arguments) -> Result<()> {
         of(|run| run.cpu_ms),
         of(|run| run.grown_mib)
     );
+    if runs.iter().all(|run| run.peers.is_some()) {
+        let of_peers = |figure: fn(&Peers) -> f64| {
+            median(
+                &runs
+                    .iter()
+                    .filter_map(|run| run.peers.as_ref())
+                    .map(figure)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        println!(
+            "median of the peers: {:.3} of the ideal, {:.1} ms CPU a device = {:.1} times ours, {:.0} MiB",
+            of_peers(|peers| peers.sent_s) / ideal_s,
+            of_peers(|peers| peers.cpu_ms),
+            of_peers(|peers| peers.cpu_ms) / of(|run| run.cpu_ms),
+            of_peers(|peers| peers.peak_mib)
+        );
+    }
     Ok(())
 }
 
+/// A rollout by a server, and what it is compared with.
 fn once(reflash: &Path, arguments: &Arguments) -> Result<Run> {
+    let first = Ipv4Addr::new(10, 78, 0, 1);
+    let access_point = arguments
+        .access_point
+        .map(|rate| AccessPoint::build(first, arguments.devices, rate))
+        .transpose()?;
+    let mut run = ours(reflash, arguments, access_point.as_ref())?;
+    if arguments.peers {
+        run.peers = Some(theirs(reflash, arguments, access_point.as_ref())?);
+    }
+    Ok(run)
+}
+
+/// The devices, before they are behind anything else than what they are behind.
+fn simulator(
+    reflash: &Path,
+    arguments: &Arguments,
+    access_point: Option<&AccessPoint>,
+) -> Result<(Simulator, Ipv4Addr)> {
     let rate = arguments.rate.to_string();
     let more = ["--rate", rate.as_str(), "--boot-s", "1"];
-    let (access_point, simulator, home);
-    if let Some(rate) = arguments.access_point {
-        let first = Ipv4Addr::new(10, 78, 0, 1);
-        access_point = AccessPoint::build(first, arguments.devices, rate)?;
-        simulator = Simulator::start_in(
-            Some(&access_point.devices),
-            reflash,
-            first,
-            arguments.devices,
-            &more,
-        )?;
-        home = Home::of(
+    let first = match access_point {
+        Some(_) => Ipv4Addr::new(10, 78, 0, 1),
+        None => Ipv4Addr::new(127, 10, 0, 1),
+    };
+    let namespace = access_point.map(|access_point| access_point.devices.as_str());
+    Ok((
+        Simulator::start_in(namespace, reflash, first, arguments.devices, &more)?,
+        first,
+    ))
+}
+
+/// The image to all devices at once, by a process for each.
+#[expect(clippy::cast_precision_loss, reason = "numbers of devices and kibibytes")]
+fn theirs(reflash: &Path, arguments: &Arguments, access_point: Option<&AccessPoint>) -> Result<Peers> {
+    let (simulator, first) = simulator(reflash, arguments, access_point)?;
+    let file = tempfile::NamedTempFile::new().context("making a file for the image")?;
+    std::fs::write(&file, image(arguments)?)?;
+    let namespace = access_point.map(|access_point| access_point.home.as_str());
+    let (cpu_s, begun) = (cpu_of_children(), Instant::now());
+    let mut senders = Vec::new();
+    for n_device in 0..arguments.devices {
+        let sender = command_in(namespace, &arguments.python)
+            .arg(&arguments.baseline)
+            .args([
+                sim::nth_address(first, n_device)?.to_string(),
+                simulator.ota_port.to_string(),
+            ])
+            .arg(file.path())
+            .env("OTA_PASSWORD", PASSWORD)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting a sender")?;
+        senders.push(sender);
+    }
+    let (mut peak_kib, mut n_failed) = (0, 0);
+    while !senders.is_empty() {
+        sleep(EVERY);
+        let kib = senders
+            .iter()
+            .map(|sender| usage_of(&sender.id().to_string()).anon_kib);
+        peak_kib = peak_kib.max(kib.sum());
+        let mut running = Vec::new();
+        for mut sender in senders {
+            match sender.try_wait()? {
+                Some(status) => n_failed += usize::from(!status.success()),
+                None => running.push(sender),
+            }
+        }
+        senders = running;
+        ensure!(begun.elapsed() < LIMIT, "the senders take too long");
+    }
+    let events = simulator.drain_timed();
+    let received = events.iter().filter(|(_, event)| event["event"] == "received");
+    let last = received.map(|(at, _)| at.duration_since(begun)).max();
+    // The simulator is still running, so its time is not among that of the children.
+    Ok(Peers {
+        sent_s: last.context("nothing was received")?.as_secs_f64(),
+        cpu_ms: (cpu_of_children() - cpu_s) * 1000.0 / arguments.devices as f64,
+        peak_mib: peak_kib as f64 / 1024.0,
+        n_failed,
+    })
+}
+
+fn image(arguments: &Arguments) -> Result<Vec<u8>> {
+    let chip = "esp32c6".parse()?;
+    Ok(sim::firmware::image(chip, Some("2.0.0"), arguments.kib * 1024, 1))
+}
+
+fn ours(reflash: &Path, arguments: &Arguments, access_point: Option<&AccessPoint>) -> Result<Run> {
+    let (simulator, _) = simulator(reflash, arguments, access_point)?;
+    let with_broker = access_point.is_none() && !arguments.mosquitto.is_empty();
+    let broker = with_broker
+        .then(|| Broker::start(&arguments.mosquitto))
+        .transpose()?;
+    let home = match access_point {
+        Some(access_point) => Home::of(
             access_point::BEHIND,
             Some(&access_point.home),
             &simulator,
             60,
             None,
-        )?;
-    } else {
-        simulator = Simulator::start(reflash, Ipv4Addr::new(127, 10, 0, 1), arguments.devices, &more)?;
-        home = Home::new(&simulator, 60, None)?;
-    }
+        )?,
+        None => Home::new(&simulator, 60, broker.as_ref().map(|broker| broker.port))?,
+    };
     let server = home.start(reflash, false)?;
     fill(&server, arguments)?;
     sleep(Duration::from_secs(2));
@@ -209,6 +349,9 @@ fn once(reflash: &Path, arguments: &Arguments) -> Result<Run> {
         let list: Value = serde_json::from_str(&get(server.socket(), "/api/v1/rollouts?limit=1")?)?;
         if !["running", "scheduled"].contains(&list[0]["state"].as_str().unwrap_or_default()) {
             let n_updated = list[0]["counts"]["updated"].as_u64().unwrap_or(0);
+            if usize::try_from(n_updated)? < arguments.devices {
+                println!("not all were updated: {}", list[0]["counts"]);
+            }
             ensure!(list[0]["id"].as_i64() == Some(id), "another rollout");
             let proven_s = begun.elapsed().as_secs_f64();
             let used_s = cpu_of(&pid) - cpu_s;
@@ -220,6 +363,7 @@ fn once(reflash: &Path, arguments: &Arguments) -> Result<Run> {
                 cpu_ms: used_s * 1000.0 / arguments.devices as f64,
                 grown_mib: grown_kib as f64 / 1024.0,
                 n_updated: usize::try_from(n_updated)?,
+                peers: None,
                 proofs_s: told.proofs_s(&up),
             };
             server.end()?;
@@ -246,7 +390,7 @@ fn fill(server: &Server, arguments: &Arguments) -> Result<()> {
         "application/json",
         json!({ "devices": ids }).to_string().as_bytes(),
     )?;
-    let image = sim::firmware::image("esp32c6".parse()?, Some("2.0.0"), arguments.kib * 1024, 1);
+    let image = image(arguments)?;
     post(
         server,
         "firmware?file_name=bench_v2.0.0.bin",

@@ -286,14 +286,14 @@ pub(crate) fn get(socket: &Path, path: &str) -> Result<String> {
 }
 
 /// A broker on loopback; dropping it ends it.
-struct Broker {
+pub(crate) struct Broker {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
     _folder: tempfile::TempDir,
 }
 
 impl Broker {
-    fn start(program: &str) -> Result<Self> {
+    pub(crate) fn start(program: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let port = free_port()?;
         let config = folder.path().join("mosquitto.conf");

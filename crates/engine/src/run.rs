@@ -21,6 +21,10 @@ use crate::lease::{Lease, RENEW_EVERY};
 /// How often progress is reported (DESIGN.md section 2).
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 
+/// How long ago the journal may have taken the intent for the lease to count as held before the push. Taste: far less than
+/// the minute and a half in which nobody else can take it, and seldom exceeded by a program that is awake.
+const JUST_NOW: Duration = Duration::from_secs(1);
+
 /// How far its owner wants a job stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stop {
@@ -123,6 +127,10 @@ struct Run<'a> {
     cancel_seen: bool,
     /// When the lease was renewed last.
     renewed: Now,
+    /// When the journal last took an event, which it does only under a lease that holds.
+    stored: Option<Now>,
+    /// Whether nothing is stored that would have to be put back, and the job has nothing either.
+    nothing_to_put_back: bool,
 }
 
 impl Engine {
@@ -168,6 +176,8 @@ impl Engine {
             unrecorded: None,
             cancel_seen,
             renewed: now,
+            stored: None,
+            nothing_to_put_back: false,
         };
         (run.work.report)(Report::Begun(id));
         let (job, act) = next(run.job.clone(), seen, now);
@@ -253,10 +263,11 @@ impl Run<'_> {
     }
 
     /// Renews the lease where that is due; before a push always, so that one who was asleep sends nothing under a lease that
-    /// another has taken (rules 3 and 5).
-    async fn keep_lease(&mut self, always: bool) -> Result<(), RunError> {
+    /// another has taken (rules 3 and 5). Where the intent was stored just now, the lease has held just now.
+    async fn keep_lease(&mut self, before_push: bool) -> Result<(), RunError> {
         let now = self.engine.clock.now();
-        if !always && now.since(self.renewed) < RENEW_EVERY {
+        let has_held = self.stored.is_some_and(|stored| now.since(stored) < JUST_NOW);
+        if now.since(self.renewed) < RENEW_EVERY && (!before_push || has_held) {
             return Ok(());
         }
         match self.engine.renew(self.lease).await {
@@ -457,6 +468,7 @@ impl Run<'_> {
     ///
     /// Before a push a failure ends the job; after it, the job goes on and says at its end that it could not be recorded.
     async fn commit(&mut self, step: &str, detail: Value, finished: bool) -> Result<(), RunError> {
+        let now = self.engine.clock.now();
         let state = state_of(&self.job);
         let record = if finished { self.job.record_after() } else { None };
         let event = Event {
@@ -465,12 +477,18 @@ impl Run<'_> {
             finished,
             outcome: if finished { self.job.outcome() } else { None },
             installed: record.as_ref().map_or(Change::Keep, Change::Set),
-            undo: self.job.undo.as_ref().map_or(Change::Clear, Change::Set),
-            ..Event::new(step, &state, &self.engine.holder.boot_id, self.engine.clock.now())
+            undo: match &self.job.undo {
+                Some(undo) => Change::Set(undo),
+                None if self.nothing_to_put_back => Change::Keep,
+                None => Change::Clear,
+            },
+            ..Event::new(step, &state, &self.engine.holder.boot_id, now)
         };
         match self.engine.store.append(self.id, self.lease.epoch, &event).await {
             Ok(_) => {
                 self.unrecorded = None;
+                self.stored = Some(now);
+                self.nothing_to_put_back = self.job.undo.is_none();
                 Ok(())
             }
             // One who wakes late may find that another has ended its job.

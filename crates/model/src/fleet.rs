@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{DeviceId, RolloutId, Sha256};
 use crate::outcome::{Ending, Outcome};
-use crate::plan::{Member, Plan, Reason};
+use crate::plan::{AtOnce, Member, Plan, Reason};
 use crate::time::Now;
 
 use counts::Derived;
@@ -447,6 +447,20 @@ impl Fleet {
     /// The rollout that a device has not ended in, if any; the oldest of several.
     pub fn busy_with(&self, device: &DeviceId) -> Option<RolloutId> {
         self.members_of.get(device)?.iter().map(|&(id, _)| id).min()
+    }
+
+    /// Whether a device answers, as was last told; none where nothing was.
+    pub fn answers(&self, device: &DeviceId) -> Option<bool> {
+        self.heard.get(device).copied()
+    }
+
+    /// Whether [`Event::Throughput`] can change anything: a rollout may try more at the same time.
+    pub fn weighs_throughput(&self) -> bool {
+        self.rollouts.values().any(|rollout| {
+            rollout.plan.rules.at_once == AtOnce::Auto
+                && rollout.state() == State::Running
+                && rollout.course.n_at_once < rollout.derived.n_open
+        })
     }
 
     /// How many jobs run.

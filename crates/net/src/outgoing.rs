@@ -76,6 +76,13 @@ impl Outgoing {
         self.stream.ready(interest).await.map(|_| ())
     }
 
+    /// From how many received bytes on [`Outgoing::ready`] tells of them; the end of the stream it always tells. 1 at first.
+    ///
+    /// What is below is not lost, only not looked at: whoever sets it sets it back as soon as each byte matters.
+    pub fn readable_from(&self, n_bytes: u16) {
+        queue::readable_from(&self.stream, n_bytes);
+    }
+
     /// Receives what is there without waiting; 0 is the end of file, [`io::ErrorKind::WouldBlock`] nothing yet.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream.try_read(buffer)

@@ -1,9 +1,9 @@
-//! How much of what was handed to a socket has not been acknowledged yet.
+//! The queues of a socket: what waits to be acknowledged, and how much must wait here before anybody is woken.
 #![cfg_attr(
     target_os = "linux",
     expect(
         unsafe_code,
-        reason = "the queue of a socket can be read by ioctl only, and no safe wrapper has this one"
+        reason = "one queue can be read by ioctl only, the other set by setsockopt only, and no safe wrapper has these two"
     )
 )]
 
@@ -32,3 +32,29 @@ pub(crate) fn unacknowledged(stream: &TcpStream) -> Option<u64> {
 pub(crate) fn unacknowledged(_stream: &TcpStream) -> Option<u64> {
     None
 }
+
+/// From how many received bytes on the socket counts as readable (`SO_RCVLOWAT`, socket(7)); its end always does.
+///
+/// Bytes that wait already are told of if they suffice. A failure changes nothing: every byte then wakes, as before.
+#[cfg(target_os = "linux")]
+pub(crate) fn readable_from(stream: &TcpStream, n_bytes: u16) {
+    use std::os::fd::AsRawFd as _;
+
+    let n_bytes = libc::c_int::from(n_bytes);
+    let len = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
+    // SAFETY: the descriptor is open as long as `stream` is borrowed, and the option takes one int, which is read only
+    // during the call.
+    let _ = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const n_bytes).cast(),
+            len,
+        )
+    };
+}
+
+/// Every byte wakes on this system.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn readable_from(_stream: &TcpStream, _n_bytes: u16) {}

@@ -7,12 +7,13 @@
 
 mod common;
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use net::{DialError, Dialer, Networks, Outgoing, Presence, SEND_BUFFER_LEN_BYTES, TcpOptions, present};
 use socket2::SockRef;
+use tokio::io::Interest;
 
 use common::{LOOPBACK, SOON, listener, loopback_dialer, refusing, serve};
 
@@ -178,6 +179,50 @@ async fn acknowledged_is_what_the_peer_took_not_what_the_system_took() {
     }
     drop(outgoing);
     assert_eq!(device.join().unwrap(), handed + 10_000);
+}
+
+#[tokio::test]
+async fn a_few_bytes_wake_nobody_who_wants_more_but_the_end_does() {
+    let (said, say) = std::sync::mpsc::channel::<&[u8]>();
+    let (addr, device) = serve(None, move |mut stream| {
+        for bytes in say {
+            stream.write_all(bytes).unwrap();
+        }
+    });
+    let stream = loopback_dialer()
+        .tcp(addr, TcpOptions::default(), CONNECT_WAIT)
+        .await
+        .unwrap();
+    let outgoing = Outgoing::new(stream);
+    let is_told = async |wait: Duration| {
+        let ready = outgoing.ready(Interest::READABLE);
+        tokio::time::timeout(wait, ready).await.is_ok()
+    };
+    let mut buffer = [0; 64];
+    outgoing.readable_from(8);
+    said.send(b"1460").unwrap();
+    if cfg!(target_os = "linux") {
+        assert!(
+            !is_told(Duration::from_millis(300)).await,
+            "four bytes were told of"
+        );
+    }
+    outgoing.readable_from(1);
+    assert!(
+        is_told(SOON).await,
+        "bytes that lay there were not told of once they were wanted"
+    );
+    assert_eq!(outgoing.try_read(&mut buffer).unwrap(), 4);
+    outgoing.readable_from(8);
+    said.send(b"14601460").unwrap();
+    assert!(is_told(SOON).await, "as many as were wanted were not told of");
+    assert_eq!(outgoing.try_read(&mut buffer).unwrap(), 8);
+    assert!(outgoing.try_read(&mut buffer).is_err());
+    said.send(b"OK").unwrap();
+    drop(said);
+    assert!(is_told(SOON).await, "the end was not told of");
+    assert_eq!(outgoing.try_read(&mut buffer).unwrap(), 2);
+    device.join().unwrap();
 }
 
 #[tokio::test]

@@ -28,9 +28,11 @@ impl Store {
         Ok(AnswerId(answer.unwrap_or_default()))
     }
 
-    /// The device took the answer, so it did not fail.
+    /// The device took the answer, so it did not fail. A power cut may take this back: it then counts as failed, the safe side.
     pub async fn answer_accepted(&self, answer: AnswerId) -> Result<(), StoreError> {
-        let mut write = self.write("storing that a password answer was accepted").await?;
+        let mut write = self
+            .write_soon("storing that a password answer was accepted")
+            .await?;
         sqlx::query("update answer set accepted = true where answer = $1")
             .bind(answer.0)
             .execute(write.connection())

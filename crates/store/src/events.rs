@@ -23,7 +23,52 @@ pub struct FleetEvent {
     pub detail: Value,
 }
 
+/// Something that is to be written; it gets its number then.
+#[derive(Clone, Copy, Debug)]
+pub struct NewEvent<'a> {
+    /// When, milliseconds since 1970.
+    pub at_ms: i64,
+    /// What, as `device.found`.
+    pub kind: &'a str,
+    /// The device it is about, as [`model::id::DeviceId::key`] names it.
+    pub device: Option<&'a str>,
+    /// More of it.
+    pub detail: &'a Value,
+}
+
 impl Store {
+    /// Adds events, all or none of them, and returns the number of the first; each has one more than the one before.
+    /// When this returns, they survive a power cut.
+    pub async fn append_events(&self, events: &[NewEvent<'_>]) -> Result<i64, StoreError> {
+        const DOING: &str = "writing what happened in the fleet";
+        let n_events = i64::try_from(events.len()).map_err(|_| StoreError::corrupt(DOING))?;
+        let mut write = self.write(DOING).await?;
+        // The number is kept apart from the events, which go in time.
+        let last: i64 =
+            sqlx::query_scalar("update log_head set seq = seq + $1 where log = 'event' returning seq")
+                .bind(n_events)
+                .fetch_one(write.connection())
+                .await
+                .map_err(write.failed())?;
+        let first = last - n_events + 1;
+        for (seq, event) in (first..).zip(events) {
+            // The same text each time, which is prepared once and kept by the connection.
+            sqlx::query(
+                "insert into fleet_event (seq, at_ms, kind, device, detail) values ($1, $2, $3, $4, $5)",
+            )
+            .bind(seq)
+            .bind(event.at_ms)
+            .bind(event.kind)
+            .bind(event.device)
+            .bind(to_json(event.detail))
+            .execute(write.connection())
+            .await
+            .map_err(write.failed())?;
+        }
+        write.commit().await?;
+        Ok(first)
+    }
+
     /// Adds an event and returns its number. When this returns, it survives a power cut.
     pub async fn append_event(
         &self,
@@ -32,24 +77,13 @@ impl Store {
         detail: &Value,
         wall_ms: i64,
     ) -> Result<i64, StoreError> {
-        let mut write = self.write("writing what happened in the fleet").await?;
-        // The number is kept apart from the events, which go in time.
-        let seq: i64 =
-            sqlx::query_scalar("update log_head set seq = seq + 1 where log = 'event' returning seq")
-                .fetch_one(write.connection())
-                .await
-                .map_err(write.failed())?;
-        sqlx::query("insert into fleet_event (seq, at_ms, kind, device, detail) values ($1, $2, $3, $4, $5)")
-            .bind(seq)
-            .bind(wall_ms)
-            .bind(kind)
-            .bind(device)
-            .bind(to_json(detail))
-            .execute(write.connection())
-            .await
-            .map_err(write.failed())?;
-        write.commit().await?;
-        Ok(seq)
+        let event = NewEvent {
+            at_ms: wall_ms,
+            kind,
+            device,
+            detail,
+        };
+        self.append_events(&[event]).await
     }
 
     /// The events after one, in order, at most `limit` of them. The oldest are gone in time: see [`Store::housekeep`].

@@ -189,63 +189,22 @@ impl Store {
     /// ways in. One that was removed is new again. When this returns, it survives a power cut.
     pub async fn put_fleet_row(&self, row: &FleetRow) -> Result<(), StoreError> {
         let mut write = self.write("storing a device").await?;
-        sqlx::query(
-            "insert into device (id, number, family, hardware, strength, address, given_as, name, sources, \
-             first_seen_ms, seen_ms, snapshot, online, restarts, tags, group_name, pinned, skipped, username, \
-             sealed_password, chip, slot_bytes, ota_wanted, notes) \
-             values ($1, (select coalesce(max(number), 0) + 1 from device), $2, $3, $4, $5, $6, $7, $8, \
-             $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, 'null') \
-             on conflict (id) do update set address = excluded.address, given_as = excluded.given_as, \
-             name = excluded.name, sources = excluded.sources, first_seen_ms = excluded.first_seen_ms, \
-             seen_ms = excluded.seen_ms, snapshot = excluded.snapshot, online = excluded.online, \
-             restarts = excluded.restarts, tags = excluded.tags, group_name = excluded.group_name, \
-             pinned = excluded.pinned, skipped = excluded.skipped, username = excluded.username, \
-             sealed_password = excluded.sealed_password, chip = excluded.chip, slot_bytes = excluded.slot_bytes, \
-             ota_wanted = excluded.ota_wanted, removed = false",
-        )
-        .bind(key(&row.id))
-        .bind(row.id.family.as_str())
-        .bind(&row.id.hardware)
-        .bind(strength_name(row.id.strength))
-        .bind(row.address.map(|address| address.to_string()).unwrap_or_default())
-        .bind(&row.given_as)
-        .bind(&row.name)
-        .bind(to_json(&row.sources))
-        .bind(row.first_seen_ms)
-        .bind(row.seen_ms.unwrap_or_default())
-        .bind(row.snapshot.as_ref().map(to_json))
-        .bind(row.online)
-        .bind(i64::from(row.restarts))
-        .bind(to_json(&row.tags))
-        .bind(&row.group)
-        .bind(&row.pinned)
-        .bind(to_json(&row.skipped))
-        .bind(&row.username)
-        .bind(&row.sealed_password)
-        .bind(&row.chip)
-        .bind(row.slot_bytes.map(u64::cast_signed))
-        .bind(row.ota_wanted)
-        .execute(write.connection())
-        .await
-        .map_err(write.failed())?;
+        put(&mut write, row).await?;
+        write.commit().await
+    }
+
+    /// The same with its enrolment, both or none: one that is known and was never enrolled is not enrolled by itself later.
+    pub async fn put_enrolled_row(&self, row: &FleetRow, who: &str, wall_ms: i64) -> Result<(), StoreError> {
+        let mut write = self.write("storing a device").await?;
+        put(&mut write, row).await?;
+        enroll(&mut write, &row.id, who, wall_ms).await?;
         write.commit().await
     }
 
     /// Enrols a device; the first time, and who did it then, stay.
     pub async fn enroll_by(&self, id: &DeviceId, who: &str, wall_ms: i64) -> Result<(), InventoryError> {
         let mut write = self.write("enrolling a device").await?;
-        let n_changed = sqlx::query(
-            "update device set enrolled_ms = coalesce(enrolled_ms, $2), \
-             enrolled_by = case when enrolled_ms is null then $3 else enrolled_by end \
-             where id = $1 and not removed",
-        )
-        .bind(key(id))
-        .bind(wall_ms)
-        .bind(who)
-        .execute(write.connection())
-        .await
-        .map_err(write.failed())?
-        .rows_affected();
+        let n_changed = enroll(&mut write, id, who, wall_ms).await?;
         known(n_changed, id)?;
         Ok(write.commit().await?)
     }
@@ -320,6 +279,65 @@ impl Store {
         leave(&mut write, old).await?;
         Ok(write.commit().await?)
     }
+}
+
+async fn put(write: &mut Write<'_>, row: &FleetRow) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into device (id, number, family, hardware, strength, address, given_as, name, sources, \
+         first_seen_ms, seen_ms, snapshot, online, restarts, tags, group_name, pinned, skipped, username, \
+         sealed_password, chip, slot_bytes, ota_wanted, notes) \
+         values ($1, (select coalesce(max(number), 0) + 1 from device), $2, $3, $4, $5, $6, $7, $8, \
+         $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, 'null') \
+         on conflict (id) do update set address = excluded.address, given_as = excluded.given_as, \
+         name = excluded.name, sources = excluded.sources, first_seen_ms = excluded.first_seen_ms, \
+         seen_ms = excluded.seen_ms, snapshot = excluded.snapshot, online = excluded.online, \
+         restarts = excluded.restarts, tags = excluded.tags, group_name = excluded.group_name, \
+         pinned = excluded.pinned, skipped = excluded.skipped, username = excluded.username, \
+         sealed_password = excluded.sealed_password, chip = excluded.chip, slot_bytes = excluded.slot_bytes, \
+         ota_wanted = excluded.ota_wanted, removed = false",
+    )
+    .bind(key(&row.id))
+    .bind(row.id.family.as_str())
+    .bind(&row.id.hardware)
+    .bind(strength_name(row.id.strength))
+    .bind(row.address.map(|address| address.to_string()).unwrap_or_default())
+    .bind(&row.given_as)
+    .bind(&row.name)
+    .bind(to_json(&row.sources))
+    .bind(row.first_seen_ms)
+    .bind(row.seen_ms.unwrap_or_default())
+    .bind(row.snapshot.as_ref().map(to_json))
+    .bind(row.online)
+    .bind(i64::from(row.restarts))
+    .bind(to_json(&row.tags))
+    .bind(&row.group)
+    .bind(&row.pinned)
+    .bind(to_json(&row.skipped))
+    .bind(&row.username)
+    .bind(&row.sealed_password)
+    .bind(&row.chip)
+    .bind(row.slot_bytes.map(u64::cast_signed))
+    .bind(row.ota_wanted)
+    .execute(write.connection())
+    .await
+    .map(drop)
+    .map_err(write.failed())
+}
+
+/// Enrols a device, and says how many were.
+async fn enroll(write: &mut Write<'_>, id: &DeviceId, who: &str, wall_ms: i64) -> Result<u64, StoreError> {
+    Ok(sqlx::query(
+        "update device set enrolled_ms = coalesce(enrolled_ms, $2), \
+         enrolled_by = case when enrolled_ms is null then $3 else enrolled_by end \
+         where id = $1 and not removed",
+    )
+    .bind(key(id))
+    .bind(wall_ms)
+    .bind(who)
+    .execute(write.connection())
+    .await
+    .map_err(write.failed())?
+    .rows_affected())
 }
 
 /// Lets a device go within a write. Whoever holds its lease is fenced off.

@@ -46,7 +46,7 @@ pub use error::{
     BackupError, FirmwareError, FirmwareUse, ImageError, InventoryError, JournalError, LeaseError, OpenError,
     RemoveDeviceError, RestoreError, RolloutError, ServerLockError, StoreError, StoreErrorKind,
 };
-pub use events::FleetEvent;
+pub use events::{FleetEvent, NewEvent};
 pub use feeds::FeedRow;
 pub use firmware::{FirmwareRow, Quarantine};
 pub use fleet::FleetRow;

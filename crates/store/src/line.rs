@@ -61,8 +61,18 @@ struct Open {
     /// How many have written all they had to.
     n_written: usize,
     savepoint: Savepoint,
-    /// What the last one has left half written, with what had failed.
-    half: Option<Option<StoreErrorKind>>,
+    left: Left,
+}
+
+/// How the last one who wrote has left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// With all of it written.
+    Whole,
+    /// In the middle, by himself.
+    Half,
+    /// In the middle, after something had failed.
+    Failed(StoreErrorKind),
 }
 
 /// Whether there is a savepoint before what is being written.
@@ -184,15 +194,20 @@ impl Desk {
         let State::Open(open) = &mut self.state else {
             return;
         };
-        let Some(failed) = open.half else { return };
+        if open.left == Left::Whole {
+            return;
+        }
         // It fails where SQLite has undone the whole transaction, as on a full disk: then nobody's is there any more.
         let undone = sqlx::raw_sql("rollback to written")
             .execute(&mut *open.transaction)
             .await;
         match undone {
-            Ok(_) => open.half = None,
+            Ok(_) => open.left = Left::Whole,
             Err(error) => {
-                let kind = failed.unwrap_or_else(|| kind_of(&error));
+                let kind = match open.left {
+                    Left::Failed(kind) => kind,
+                    Left::Half | Left::Whole => kind_of(&error),
+                };
                 open.shared.end.send_replace(Some(Err(kind)));
                 self.state = State::Idle;
             }
@@ -222,7 +237,7 @@ impl Desk {
             }),
             n_written: 0,
             savepoint: Savepoint::No,
-            half: None,
+            left: Left::Whole,
         });
         Ok(())
     }
@@ -303,7 +318,7 @@ impl Drop for Place<'_> {
             desk.state = State::Idle;
             return;
         }
-        open.half = Some(self.failed);
+        open.left = self.failed.map_or(Left::Half, Left::Failed);
         desk.drop_if_deserted();
         drop(desk);
         // The last one may have stopped waiting while the desk was taken.

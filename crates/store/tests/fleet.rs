@@ -518,3 +518,28 @@ async fn what_was_written_beside_the_server_is_found_by_its_time() {
         .unwrap();
     assert_eq!(since(201).await, ["a0b1c2d3e4f5"]);
 }
+
+#[tokio::test]
+async fn a_device_that_is_new_is_stored_and_enrolled_in_one_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    store
+        .put_enrolled_row(&fleet_row("a"), "config", 7)
+        .await
+        .unwrap();
+    let row = store.fleet_row(&id("a")).await.unwrap().unwrap();
+    assert_eq!(
+        (row.enrolled_ms, row.enrolled_by.as_deref()),
+        (Some(7), Some("config"))
+    );
+    store
+        .put_enrolled_row(&fleet_row("a"), "policy", 8)
+        .await
+        .unwrap();
+    let row = store.fleet_row(&id("a")).await.unwrap().unwrap();
+    assert_eq!(
+        (row.enrolled_ms, row.enrolled_by.as_deref()),
+        (Some(7), Some("config")),
+        "the first time stays"
+    );
+}

@@ -1,9 +1,5 @@
 //! Those who write at the same time share a commit, and nothing else.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "helpers of tests are tests"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 
@@ -11,7 +7,7 @@ use std::future::Future;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use common::children::{childs_folder, fill, run_on_disk};
@@ -184,7 +180,8 @@ fn rollout(plan: &Value) -> store::NewRollout<'_> {
 async fn give_up_after(n_polls: usize, write: impl Future) {
     let mut write = pin!(write);
     for _ in 0..n_polls {
-        if let Poll::Ready(_) = write.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        let polled = write.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if polled.is_ready() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -408,6 +408,12 @@ pub fn read(bytes: &[u8]) -> Reading {
     reader::read(bytes)
 }
 
+/// Returns what the image's head says of chip, revisions and descriptor, as [`read`] does, where the rest was read before:
+/// of an application without looking at its segments, so that [`Image::fits`] costs the same for every length.
+pub fn head(bytes: &[u8]) -> Option<Image> {
+    reader::head(bytes)
+}
+
 fn slice_at(bytes: &[u8], at: usize, len: usize) -> Option<&[u8]> {
     bytes.get(at..at.checked_add(len)?)
 }

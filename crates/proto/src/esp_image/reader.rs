@@ -68,6 +68,17 @@ pub(super) fn read(bytes: &[u8]) -> Reading {
     }
 }
 
+pub(super) fn head(bytes: &[u8]) -> Option<Image> {
+    if foreign::recognise(bytes).is_some() {
+        return None;
+    }
+    match read_header(bytes)? {
+        image if image.descriptor.is_some() => Some(image),
+        // What it is shows only behind its segments.
+        _ => read(bytes).image,
+    }
+}
+
 /// The image header and the descriptor; what needs the segments is filled in later.
 fn read_header(bytes: &[u8]) -> Option<Image> {
     let header = bytes.get(..HEADER_LEN)?;

@@ -370,6 +370,41 @@ fn revisions_are_read_from_old_and_new_fields() {
 // ---- what fits a device ----
 
 #[test]
+fn the_head_alone_fits_the_same_devices() {
+    let mut files = vec![Vec::new(), vec![0xE9; 7], b"<html>".repeat(9), random(700)];
+    for chip in [0, 5, 9, 13, 77] {
+        let whole = Build::of(
+            chip,
+            vec![(0x4200_0020, [descriptor(b"1.0", b"p"), random(900)].concat())],
+        )
+        .bytes();
+        let bare = Build::of(chip, vec![(0x4200_0020, random(900))]).bytes();
+        // As an image for a cable: a partition table where it stands in the flash.
+        let mut merged = bare.clone();
+        merged.resize(0x8000, 0xFF);
+        merged.extend([0xAA, 0x50, 1, 2, 0, 0x90, 0, 0, 0, 0x60, 0, 0]);
+        merged.resize(0x9000, 0xFF);
+        let cut = whole.len() / 2;
+        files.extend([whole[..cut].to_vec(), bare[..cut].to_vec(), whole, bare, merged]);
+    }
+    for bytes in files {
+        let (whole, head) = (read(&bytes).image, head(&bytes));
+        assert_eq!(whole.is_some(), head.is_some(), "{} bytes", bytes.len());
+        let (Some(whole), Some(head)) = (whole, head) else {
+            continue;
+        };
+        for chip in [None, Some(Chip(5)), Some(Chip(9))] {
+            for (revision, slot_bytes) in [(None, None), (Some(0), Some(800)), (Some(399), Some(1 << 20))] {
+                assert_eq!(
+                    whole.fits(chip, revision, slot_bytes),
+                    head.fits(chip, revision, slot_bytes)
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn device_gets_only_what_fits_it() {
     let build = Build {
         min_rev_full: 3,

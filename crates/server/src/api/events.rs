@@ -15,7 +15,8 @@ use serde::Deserialize;
 use serde_json::json;
 use store::FleetEvent;
 use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::time::Instant;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -32,6 +33,9 @@ const N_STREAMS: usize = 64;
 const N_STREAMS_EACH: usize = 16;
 /// Events that are read from the store at once.
 const PAGE: u32 = 256;
+/// How long progress waits for that of other devices, so that a rollout to a large home does not write to each listener a
+/// thousand times a second. Taste: nobody sees a tenth of a second.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// How long a browser waits before it comes back.
 const RETRY: Duration = Duration::from_secs(3);
 
@@ -131,6 +135,7 @@ async fn events(
         behind: true,
         live: None,
         progress: api.rollouts.live(),
+        progress_due: Instant::now(),
         api,
         _place: place,
     };
@@ -162,6 +167,8 @@ struct Reader {
     live: Option<broadcast::Receiver<EventView>>,
     /// How far updates are, which nobody stores.
     progress: broadcast::Receiver<EventView>,
+    /// When progress is looked at again.
+    progress_due: Instant,
     _place: Place,
 }
 
@@ -187,20 +194,27 @@ impl Reader {
                     continue;
                 }
             };
+            let progress = async {
+                tokio::time::sleep_until(self.progress_due).await;
+                self.progress.recv().await
+            };
             // All can be dropped: a cancelled `recv` takes nothing.
             let received = tokio::select! {
                 () = self.api.cancel.cancelled() => return None,
                 received = live.recv() => received,
-                progress = self.progress.recv() => {
+                progress = progress => {
                     match progress {
-                        // It has no number: whoever was cut off has missed it, and that is all.
                         Ok(event) => self.ready.push_back(Event::default().data(line(&event))),
                         Err(RecvError::Lagged(_)) => {}
                         Err(RecvError::Closed) => return None,
                     }
+                    self.take_progress();
+                    self.progress_due = Instant::now() + PROGRESS_EVERY;
                     continue;
                 }
             };
+            // What was said before it comes before it: nobody is shown on the way after the end.
+            self.take_progress();
             match received {
                 Ok(event) if event.seq <= self.last => {}
                 Ok(event) if event.seq == self.last + 1 => self.make_ready(&event),
@@ -211,6 +225,18 @@ impl Reader {
                     return None;
                 }
                 Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// Makes ready all progress that has come. It has no number: whoever was cut off has missed it, and that is all.
+    fn take_progress(&mut self) {
+        loop {
+            match self.progress.try_recv() {
+                Ok(event) => self.ready.push_back(Event::default().data(line(&event))),
+                Err(TryRecvError::Lagged(_)) => {}
+                // If it is closed, the next wait meets that.
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use model::id::DeviceId;
 use model::inventory::State as Standing;
 use serde_json::Value;
-use store::{FleetRow, InventoryError, Poll, RemoveDeviceError, StoreError};
+use store::{FleetRow, InventoryError, NewEvent, Poll, RemoveDeviceError, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::Fleet;
@@ -14,6 +14,8 @@ use crate::views::EventView;
 
 /// Polls of one transaction (DESIGN.md, "What is settled": polls).
 const N_POLLS: usize = 50;
+/// Events of one transaction. Taste: all that a rollout to a large home tells in a moment; others who write wait meanwhile.
+const N_EVENTS: usize = 100;
 /// How long a poll may wait for others. Guess: what is lost at a power cut is then a few seconds of health.
 const POLL_WAIT: Duration = Duration::from_secs(2);
 /// How long to wait after a write that failed.
@@ -203,26 +205,37 @@ impl Fleet {
         }
         let mut waiting = waiting.into_iter().peekable();
         while waiting.peek().is_some() {
-            let mut polls = Vec::new();
-            while let Some(Write::Poll(poll)) = waiting.next_if(|write| matches!(write, Write::Poll(_))) {
-                polls.push(*poll);
+            let mut several = Vec::new();
+            let first = waiting.peek().map(std::mem::discriminant);
+            let n_max = match waiting.peek() {
+                Some(Write::Poll(_)) => usize::MAX,
+                Some(Write::Event { .. }) => N_EVENTS,
+                _ => 1,
+            };
+            while several.len() < n_max
+                && let Some(write) = waiting.next_if(|write| Some(std::mem::discriminant(write)) == first)
+            {
+                several.push(write);
             }
-            let (result, again) = if polls.is_empty() {
-                let Some(write) = waiting.next() else { break };
-                (self.write_one(&write).await, vec![write])
-            } else {
-                let result = self.inner.store.save_polls(&polls).await;
-                (
-                    result,
-                    polls
-                        .into_iter()
-                        .map(|poll| Write::Poll(Box::new(poll)))
-                        .collect(),
-                )
+            // A device that is new and enrolled is stored as both or not at all.
+            if let [Write::Row(row)] = several.as_slice()
+                && let Some(enroll) =
+                    waiting.next_if(|next| matches!(next, Write::Enroll { id, .. } if *id == row.id))
+            {
+                several.push(enroll);
+            }
+            let result = match several.as_slice() {
+                [Write::Poll(_), ..] => self.write_polls(&several).await,
+                [Write::Event { .. }, ..] => self.write_events(&several).await,
+                [Write::Row(row), Write::Enroll { by, at_ms, .. }] => {
+                    self.inner.store.put_enrolled_row(row, by, *at_ms).await
+                }
+                [write] => self.write_one(write).await,
+                _ => Ok(()),
             };
             if let Err(error) = result {
                 tracing::warn!(error = %model::chain::chain(&error), "the fleet could not be stored; tried again");
-                let left = again.into_iter().chain(waiting).collect();
+                let left = several.into_iter().chain(waiting).collect();
                 let mut state = self.state();
                 state.outbox.put_back(left);
                 state.not_stored = Some(model::chain::chain(&error));
@@ -245,39 +258,66 @@ impl Fleet {
                 Err(RemoveDeviceError::Store(error)) => Err(error),
                 _ => Ok(()),
             },
-            Write::Event {
-                kind,
-                device,
-                detail,
-                at_ms,
-            } => self.write_event(kind, device.as_deref(), detail, *at_ms).await,
-            Write::Poll(poll) => self.inner.store.save_polls(std::slice::from_ref(&**poll)).await,
+            Write::Poll(_) => self.write_polls(std::slice::from_ref(write)).await,
+            Write::Event { .. } => self.write_events(std::slice::from_ref(write)).await,
         }
     }
 
-    async fn write_event(
-        &self,
-        kind: &str,
-        device: Option<&str>,
-        detail: &Value,
-        at_ms: i64,
-    ) -> Result<(), StoreError> {
-        let seq = self.inner.store.append_event(kind, device, detail, at_ms).await?;
-        // Nobody may be listening.
-        let _ = self.inner.events.send(EventView {
-            seq,
-            at_ms,
-            kind: kind.to_owned(),
-            device: device.map(str::to_owned),
-            detail: detail.clone(),
-        });
+    /// Writes polls, one after the other, in one transaction.
+    async fn write_polls(&self, writes: &[Write]) -> Result<(), StoreError> {
+        let polls: Vec<Poll> = writes
+            .iter()
+            .filter_map(|write| match write {
+                Write::Poll(poll) => Some(Poll::clone(poll)),
+                _ => None,
+            })
+            .collect();
+        self.inner.store.save_polls(&polls).await
+    }
+
+    /// Writes events in one transaction, and tells of them in their order.
+    async fn write_events(&self, writes: &[Write]) -> Result<(), StoreError> {
+        let events: Vec<NewEvent<'_>> = writes
+            .iter()
+            .filter_map(|write| match write {
+                Write::Event {
+                    kind,
+                    device,
+                    detail,
+                    at_ms,
+                } => Some(NewEvent {
+                    at_ms: *at_ms,
+                    kind,
+                    device: device.as_deref(),
+                    detail,
+                }),
+                _ => None,
+            })
+            .collect();
+        let first = self.inner.store.append_events(&events).await?;
+        for (seq, event) in (first..).zip(events) {
+            // Nobody may be listening.
+            let _ = self.inner.events.send(EventView {
+                seq,
+                at_ms: event.at_ms,
+                kind: event.kind.to_owned(),
+                device: event.device.map(str::to_owned),
+                detail: event.detail.clone(),
+            });
+        }
         Ok(())
     }
 
     /// Stores and tells something that is not about one device, such as new firmware.
-    pub async fn announce(&self, kind: &str, detail: &Value) {
+    pub async fn announce(&self, kind: &'static str, detail: &Value) {
         let _writing = self.inner.writing.lock().await;
-        if let Err(error) = self.write_event(kind, None, detail, self.wall_ms()).await {
+        let write = Write::Event {
+            kind,
+            device: None,
+            detail: detail.clone(),
+            at_ms: self.wall_ms(),
+        };
+        if let Err(error) = self.write_one(&write).await {
             tracing::warn!(error = %model::chain::chain(&error), kind, "an event could not be stored");
         }
     }

@@ -206,11 +206,10 @@ impl Rollouts {
     async fn take(&self, events: Vec<Event>) -> Result<(), RolloutError> {
         let _deciding = self.inner.deciding.lock().await;
         let now = self.inner.engine.clock().now();
-        let (before, verdict) = {
+        let (mut model, verdict) = {
             let mut state = self.state();
             (state.model.clone(), state.look_at_clock(now))
         };
-        let mut model = before.clone();
         let mut commands = Vec::new();
         let mut happen = |model: &mut Model, event: Event| {
             // Each step tells the next moment anew.
@@ -238,7 +237,7 @@ impl Rollouts {
         let news = {
             let mut state = self.state();
             state.not_stored = None;
-            state.model = model;
+            let before = std::mem::replace(&mut state.model, model);
             news(&before, &mut state, now.wall_ms)
         };
         for command in commands {

@@ -56,7 +56,7 @@ impl Rollouts {
         let mut wake: Option<Instant> = None;
         let mut measure = tokio::time::interval(MEASURE_EVERY);
         measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut measured = 0;
+        let (mut measured, mut was_measuring) = (0, false);
         let mut compare = tokio::time::interval(COMPARE_EVERY);
         compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -78,8 +78,15 @@ impl Rollouts {
             let due = wake.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
             let (is_measuring, windows_matter) = {
                 let state = self.state();
-                (!state.running.is_empty(), super::window::matter(&state.model))
+                let is_measuring = !state.running.is_empty() && state.model.weighs_throughput();
+                (is_measuring, super::window::matter(&state.model))
             };
+            if is_measuring && !was_measuring {
+                // What came while nobody asked is no throughput.
+                measured = self.inner.engine.acked_bytes();
+                measure.reset();
+            }
+            was_measuring = is_measuring;
             // All arms can be dropped: they only wait, or take from queues.
             tokio::select! {
                 () = cancel.cancelled() => break,
@@ -111,12 +118,29 @@ impl Rollouts {
                         waiting.push(Event::Throughput { bytes_per_s });
                     }
                 }
-                event = fleet_events.recv() => match event {
-                    Ok(event) => waiting.extend(self.of_fleet(&event)),
-                    // Some were missed: everything anew.
-                    Err(broadcast::error::RecvError::Lagged(_)) => waiting.extend(self.standings()),
-                    Err(broadcast::error::RecvError::Closed) => break,
-                },
+                event = fleet_events.recv() => {
+                    let mut event = event;
+                    // What has come together is decided on together.
+                    loop {
+                        match event {
+                            Ok(event) => {
+                                let events = self.of_fleet(&event, waiting.is_empty());
+                                waiting.extend(events);
+                            }
+                            // Some were missed: everything anew.
+                            Err(broadcast::error::RecvError::Lagged(_)) => waiting.extend(self.standings()),
+                            Err(broadcast::error::RecvError::Closed) => break,
+                        }
+                        match fleet_events.try_recv() {
+                            Ok(next) => event = Ok(next),
+                            Err(broadcast::error::TryRecvError::Lagged(n)) => {
+                                event = Err(broadcast::error::RecvError::Lagged(n));
+                            }
+                            // If it is closed, the next turn meets that.
+                            Err(_) => break,
+                        }
+                    }
+                }
             }
         }
         self.wind_up(&mut commands, &mut jobs).await;
@@ -134,11 +158,15 @@ impl Rollouts {
             .collect()
     }
 
-    /// What a change of the fleet means for rollouts.
-    fn of_fleet(&self, event: &EventView) -> Vec<Event> {
+    /// What a change of the fleet means for rollouts, where everything before it is decided or something is not.
+    fn of_fleet(&self, event: &EventView, all_decided: bool) -> Vec<Event> {
         let Some(key) = event.device.as_deref() else {
             return Vec::new();
         };
+        if event.kind.starts_with("job.") {
+            // Told by ourselves.
+            return Vec::new();
+        }
         if event.kind == "device.removed" {
             let Some(device) = self.member_called(key) else {
                 return Vec::new();
@@ -153,10 +181,15 @@ impl Rollouts {
         let Ok(known) = self.inner.fleet.known(key) else {
             return Vec::new();
         };
-        let mut events = vec![Event::Standing {
-            online: known.standing == Standing::Online,
-            device: known.id.clone(),
-        }];
+        let online = known.standing == Standing::Online;
+        let mut events = Vec::new();
+        // Each decision costs a copy of all rollouts: none for what is known.
+        if !all_decided || self.state().model.answers(&known.id) != Some(online) {
+            events.push(Event::Standing {
+                online,
+                device: known.id.clone(),
+            });
+        }
         let image = {
             let state = self.state();
             let id = state.model.busy_with(&known.id);

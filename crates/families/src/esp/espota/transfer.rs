@@ -1,5 +1,6 @@
 //! The transfer: the image's bytes to the device, its replies back.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use model::family::{Fault, FaultKind, Reach, Reason, Verdict};
@@ -10,7 +11,7 @@ use proto::espota::{CHUNK_BYTES, DEVICE_STALL, STALL_LIMIT};
 use tokio::io::Interest;
 use tokio::time::Instant;
 
-use super::{Push, TICK};
+use super::Push;
 use crate::esp::Pace;
 use crate::talk::{cancelled, unsure};
 
@@ -28,6 +29,14 @@ const SLOWEST_BYTES_PER_S: u64 = 1000;
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 /// The most handed to the kernel at once, bytes. Taste: larger than the socket's send buffer gains nothing.
 const SLICE_BYTES: usize = 16 * 1024;
+/// How often progress is stored, a cancel is noticed and a stall is looked for, while the image leaves. Taste: as often as
+/// progress is told (DESIGN.md section 2); a cancel that comes a quarter of a second later spoils nothing.
+const GLANCE_EVERY: Duration = Duration::from_millis(250);
+/// Bytes of replies that are worth waking up for, while the image leaves and nobody waits for them.
+///
+/// A device sends a count of four digits for each 1,460 bytes that it takes, and each would wake this program: with 64 it used
+/// half the CPU, and with 200 no less than that (bench/RESULTS.md, "fleet").
+const REPLIES_AT_ONCE: u16 = 64;
 /// The most reads in a row before anything else is looked at. Taste: a device that floods must not hold us.
 const READS_AT_ONCE: usize = 16;
 
@@ -35,6 +44,8 @@ impl Push<'_> {
     /// Sends the bytes and reads the verdict. The socket stays fully open until then: a half-closed one makes the device abort.
     pub(super) async fn transfer(&self, stream: tokio::net::TcpStream) -> Result<Verdict, Fault> {
         let mut outgoing = Outgoing::new(stream);
+        let mut listening = Listening::new();
+        let mut glance = pin!(tokio::time::sleep(GLANCE_EVERY));
         let mut sending = Sending {
             bytes: self.image.bytes(),
             n_handed: 0,
@@ -56,6 +67,7 @@ impl Push<'_> {
                     }
                 }
             }
+            listening.set(&outgoing, sending.waits_for_replies());
             let interest = if sending.may_send() {
                 Interest::READABLE | Interest::WRITABLE
             } else {
@@ -68,7 +80,10 @@ impl Push<'_> {
                         return self.read_to_end(&mut outgoing, sending, "the connection broke").await;
                     }
                 }
-                () = tokio::time::sleep(TICK) => {}
+                () = &mut glance => {
+                    glance.as_mut().reset(Instant::now() + GLANCE_EVERY);
+                    listening.glanced(outgoing.acked());
+                }
             }
             match sending.read(&mut outgoing) {
                 Ok(Read::Nothing) => {}
@@ -106,6 +121,8 @@ impl Push<'_> {
         mut sending: Sending<'_>,
         how: &str,
     ) -> Result<Verdict, Fault> {
+        // From now on each byte may be the one that says why.
+        outgoing.readable_from(1);
         let said = sending.replies.verdict() != replies::Verdict::Pending;
         let until = Instant::now() + if said { CLOSE_WAIT } else { DEVICE_STALL };
         loop {
@@ -225,6 +242,44 @@ impl Patience {
     }
 }
 
+/// How closely the replies are listened to.
+struct Listening {
+    /// What the socket was told.
+    from: u16,
+    /// What the device had taken at the last glance.
+    acked_bytes: u64,
+    /// Whether it had taken nothing between the last two: it may have said why, and be waiting.
+    stalls: bool,
+}
+
+impl Listening {
+    fn new() -> Self {
+        Self {
+            from: 1,
+            acked_bytes: 0,
+            stalls: true,
+        }
+    }
+
+    fn glanced(&mut self, acked_bytes: u64) {
+        self.stalls = acked_bytes <= self.acked_bytes;
+        self.acked_bytes = acked_bytes;
+    }
+
+    /// Counts alone wake nobody, as long as the image flows and nothing is done upon them.
+    fn set(&mut self, outgoing: &Outgoing, waits_for_replies: bool) {
+        let from = if waits_for_replies || self.stalls {
+            1
+        } else {
+            REPLIES_AT_ONCE
+        };
+        if from != self.from {
+            self.from = from;
+            outgoing.readable_from(from);
+        }
+    }
+}
+
 /// The state of one transfer.
 struct Sending<'a> {
     bytes: &'a [u8],
@@ -256,6 +311,11 @@ impl Sending<'_> {
             n_handed if n_handed < self.bytes.len() => Reach::Part,
             _ => Reach::Whole,
         }
+    }
+
+    /// Whether something is done upon the next reply, be it one digit.
+    fn waits_for_replies(&self) -> bool {
+        self.pace == Pace::StopAndWait || self.n_handed == self.bytes.len()
     }
 
     fn may_send(&mut self) -> bool {
