@@ -51,8 +51,7 @@ impl Case {
     /// Runs of it at the same time; where most of a run is waiting, many.
     pub(crate) fn n_waiting(self) -> usize {
         match self {
-            Self::Espota => 5,
-            Self::Http => 5,
+            Self::Espota | Self::Http => 5,
             Self::Vent => 12,
         }
     }

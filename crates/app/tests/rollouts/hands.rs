@@ -161,6 +161,9 @@ pub(crate) async fn asked_again_after_a_kill() {
         assert_eq!(answer["id"], made.0, "{turn}: {answer:#}");
     }
     let other = home.post_once("rollouts", &json!({ "all": true, "name": "another" }), "wish-1");
-    assert_eq!(other.is(422)["type"], json!("urn:reflash:problem:idempotency-reused"));
+    assert_eq!(
+        other.is(422)["type"],
+        json!("urn:reflash:problem:idempotency-reused")
+    );
     assert_eq!(home.get("rollouts").as_array().unwrap().len(), 2);
 }

@@ -112,7 +112,7 @@ impl Announcer {
     }
 
     async fn roll_out(&self, wanted: &WantedRollout) -> Result<Value, String> {
-        let made = self.inner.parts.rollouts.create(wanted, ACTOR).await;
+        let made = self.inner.parts.rollouts.create(wanted, ACTOR, None).await;
         let made = made.map_err(|error| chain(&error))?;
         Ok(json!({ "rollout": made.summary.id }))
     }
