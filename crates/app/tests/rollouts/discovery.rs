@@ -79,7 +79,11 @@ impl Watcher {
                 let left = deadline.saturating_duration_since(Instant::now());
                 match timeout(left, self.listening.next()).await {
                     Ok(message) => self.take(message),
-                    Err(_) => panic!("{caller}: never {what}: {:#?}\n{}", self.kept, home.told()),
+                    Err(late) => panic!(
+                        "{caller}: never {what}, {late}: {:#?}\n{}",
+                        self.kept,
+                        home.told()
+                    ),
                 }
             }
         }

@@ -268,13 +268,17 @@ pub(crate) async fn a_device_as_an_entity_sees_it() {
     let device = home.until_device(0, "with a way back", has_way_back).await;
     assert_eq!(device["last_update"]["rollout"], rollout);
 
-    // One that fails says so in one event, with what to do.
+    one_that_fails(&home).await;
+}
+
+/// It says so in one event, with what to do.
+async fn one_that_fails(home: &Home) {
     home.firmware(Some("1.3"), 9);
     home.fault(0, Fault::KeepsOld);
     let failing = home.roll_out(&json!({ "devices": [home.key(0)] }));
     home.until(failing, "over or halted", |rollout| rollout["state"] != "running")
         .await;
-    let told = events(&home);
+    let told = events(home);
     let failed = told
         .iter()
         .find(|event| event["kind"] == "job.finished" && event["detail"]["rollout"] == failing);
