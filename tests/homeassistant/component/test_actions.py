@@ -27,7 +27,7 @@ def device_id(hass: HomeAssistant, entry: MockConfigEntry, name: str) -> str:
 async def offered(hass: HomeAssistant, number: int) -> None:
     def known() -> list[Any]:
         hubs = [entry.runtime_data for entry in hass.config_entries.async_entries(DOMAIN)]
-        return [(one.name, one.state, one.chip, one.offered, one.latest) for hub in hubs for one in hub.devices.values()]
+        return [(one.name, one.state, one.offered, one.latest) for hub in hubs for one in hub.devices.values()]
 
     await until(lambda: hass.states.get("sensor.ir_remote_updates_available").state == str(number), known)
 

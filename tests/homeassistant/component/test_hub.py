@@ -228,6 +228,8 @@ async def test_a_device_that_is_gone_when_it_is_asked_for_is_forgotten(
     await hub._happened(
         Event(seq=10_001, at_ms=0, kind="job.finished", device=key, detail={**detail, "state": "failed"})
     )
+    # It is over when what the device runs now is known.
+    await until(lambda: key not in hub.running)
     await hub._happened(Event(seq=0, at_ms=0, kind="job.progress", device=key, detail=detail))
     await hub._happened(Event(seq=0, at_ms=0, kind="job.progress", device=None, detail=detail))
     assert key not in hub.running
