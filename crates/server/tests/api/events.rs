@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::house::{House, PATIENCE, Request, settings};
 
 impl House {
-    async fn happens(&self, kind: &str, detail: Value) {
+    async fn happens(&self, kind: &'static str, detail: Value) {
         self.fleet.announce(kind, &detail).await;
     }
 }
