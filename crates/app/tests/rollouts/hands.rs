@@ -99,7 +99,7 @@ pub(crate) async fn renewed_while_it_is_watched() {
     let us = Holder::this_process().unwrap();
     let begun = Instant::now();
     // Ten seconds, and what a busy machine adds.
-    let shortest = model::lease::TTL + model::lease::GRACE - Duration::from_secs(20);
+    let shortest = (model::lease::TTL + model::lease::GRACE).saturating_sub(Duration::from_secs(20));
     while home.member(&home.rollout(id), ONLY)["state"] == "soaking" {
         match store
             .acquire_lease(&device, &us, Clock.now(), process_is_alive)
@@ -161,6 +161,9 @@ pub(crate) async fn asked_again_after_a_kill() {
         assert_eq!(answer["id"], made.0, "{turn}: {answer:#}");
     }
     let other = home.post_once("rollouts", &json!({ "all": true, "name": "another" }), "wish-1");
-    assert_eq!(other.is(422)["type"], json!("urn:reflash:problem:idempotency-reused"));
+    assert_eq!(
+        other.is(422)["type"],
+        json!("urn:reflash:problem:idempotency-reused")
+    );
     assert_eq!(home.get("rollouts").as_array().unwrap().len(), 2);
 }
