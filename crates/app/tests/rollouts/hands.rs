@@ -99,7 +99,7 @@ pub(crate) async fn renewed_while_it_is_watched() {
     let us = Holder::this_process().unwrap();
     let begun = Instant::now();
     // Ten seconds, and what a busy machine adds.
-    let shortest = model::lease::TTL + model::lease::GRACE - Duration::from_secs(20);
+    let shortest = (model::lease::TTL + model::lease::GRACE).saturating_sub(Duration::from_secs(20));
     while home.member(&home.rollout(id), ONLY)["state"] == "soaking" {
         match store
             .acquire_lease(&device, &us, Clock.now(), process_is_alive)
