@@ -93,7 +93,7 @@ class TestMqtt:
         await home.hass.sees(self.update, "unavailable")
         await home.serve(MQTT, devices=DEVICES)
         state = await home.hass.sees(
-            self.update, lambda state: state["state"] in ("on", "off") and not state["attributes"]["in_progress"], 60
+            self.update, lambda state: state["state"] in ("on", "off") and not state["attributes"]["in_progress"], 180
         )
         truth = next(device for device in await home.ask("GET", "devices") if device["address"] == ATTIC)
         assert state["attributes"]["installed_version"] == truth["installed"]["text"], truth
