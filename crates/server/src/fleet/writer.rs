@@ -294,7 +294,11 @@ impl Fleet {
                 _ => None,
             })
             .collect();
-        let first = self.inner.store.append_events(&events).await?;
+        self.write_and_tell(&events).await
+    }
+
+    async fn write_and_tell(&self, events: &[NewEvent<'_>]) -> Result<(), StoreError> {
+        let first = self.inner.store.append_events(events).await?;
         for (seq, event) in (first..).zip(events) {
             // Nobody may be listening.
             let _ = self.inner.events.send(EventView {
@@ -309,15 +313,15 @@ impl Fleet {
     }
 
     /// Stores and tells something that is not about one device, such as new firmware.
-    pub async fn announce(&self, kind: &'static str, detail: &Value) {
+    pub async fn announce(&self, kind: &str, detail: &Value) {
         let _writing = self.inner.writing.lock().await;
-        let write = Write::Event {
+        let event = NewEvent {
+            at_ms: self.wall_ms(),
             kind,
             device: None,
-            detail: detail.clone(),
-            at_ms: self.wall_ms(),
+            detail,
         };
-        if let Err(error) = self.write_one(&write).await {
+        if let Err(error) = self.write_and_tell(&[event]).await {
             tracing::warn!(error = %model::chain::chain(&error), kind, "an event could not be stored");
         }
     }
