@@ -58,6 +58,7 @@ async fn a_rollout_comes_back_as_it_was_put() {
     let first = store.create_rollout(&new_rollout(&[]), &[]).await.unwrap();
     let (plan, state) = (json!([1.5, null, "ü\u{0}"]), json!({"wave": 0}));
     let full = NewRollout {
+        asked: None,
         name: None,
         kind: "rollback",
         plan: &plan,

@@ -165,6 +165,7 @@ fn common_member(n: usize) -> store::MemberRow {
 
 fn rollout(plan: &Value) -> store::NewRollout<'_> {
     store::NewRollout {
+        asked: None,
         name: None,
         kind: "update",
         plan,
