@@ -144,15 +144,26 @@ class FirmwareUpdate(DeviceEntity, UpdateEntity):
         is_wanted = skipped == latest.text
         if is_wanted != bool(self._skips) and (is_wanted or was == latest.text):
             self._is_telling = True
-            self.hub.entry.async_create_task(self.hass, self._async_tell_skip(latest.sha256, is_wanted))
+            self.hub.entry.async_create_task(self.hass, self._async_tell_skip(is_wanted))
 
-    async def _async_tell_skip(self, sha256: str, is_wanted: bool) -> None:
+    @property
+    def _is_shown_as_skipped(self) -> bool:
+        state = self.hass.states.get(self.entity_id)
+        shown = state.attributes.get(ATTR_SKIPPED_VERSION) if state else None
+        return shown is not None and shown == self.latest_version
+
+    async def _async_tell_skip(self, is_wanted: bool) -> None:
         client = self.hub.client
         try:
-            if is_wanted:
-                self.hub.async_took(await client.skip(self.device_key, sha256))
-            for word in () if is_wanted else self._skips:
-                self.hub.async_took(await client.unskip(self.device_key, word))
+            while (latest := self.device.latest) is not None:
+                if is_wanted:
+                    self.hub.async_took(await client.skip(self.device_key, latest.sha256))
+                for word in () if is_wanted else self._skips:
+                    self.hub.async_took(await client.unskip(self.device_key, word))
+                # Who has changed his mind meanwhile is heard as well.
+                if self._is_shown_as_skipped == is_wanted:
+                    break
+                is_wanted = not is_wanted
         except ReflashError as error:
             _LOGGER.warning("The server was not told what %s skips: %s", self.device.name, error)
         finally:
@@ -163,9 +174,7 @@ class FirmwareUpdate(DeviceEntity, UpdateEntity):
     def _mirror(self) -> None:
         if self._is_telling or not self.hub.available:
             return
-        state = self.hass.states.get(self.entity_id)
-        shown = state.attributes.get(ATTR_SKIPPED_VERSION) if state else None
-        if bool(self._skips) != (shown is not None and shown == self.latest_version):
+        if bool(self._skips) != self._is_shown_as_skipped:
             self.hub.entry.async_create_task(self.hass, self._async_mirror())
 
     async def _async_mirror(self) -> None:

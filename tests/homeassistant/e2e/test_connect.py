@@ -172,16 +172,16 @@ class TestConnect:
             await home.hass.sees(entity, "unavailable", 60)
         # Several tries pass in vain.
         await asyncio.sleep(8)
-        assert len([line for line in home.hass.complaints() if " is gone" in line]) == 1, home.hass.complaints()
+        assert len(home.hass.complaints()) == 1, home.hass.complaints()
         await home.serve(devices='  network_range: "192.168.1.96/27"\n  scan_interval: 10s\n')
         for entity in (UPDATE, "sensor.kitchen_ir_status", "sensor.ir_remote_device_count"):
             await home.hass.sees(entity, lambda state: state["state"] != "unavailable", 60)
 
         def told() -> list[str]:
-            return [word for line in home.hass.complaints() for word in (" is gone", " is back") if word in line]
+            return [word for line in home.hass.log() for word in (" is gone", " is back") if word in line]
 
         await until("it is told that the server is back", lambda: " is back" in told())
-        assert told() == [" is gone", " is back"], home.hass.complaints()
+        assert told() == [" is gone", " is back"], home.hass.log()
 
     async def test_a_new_device_appears_by_itself(self, home: Home) -> None:
         await home.simulate(CELLAR, "--boot-s", "500ms", "--version", "1.0")
