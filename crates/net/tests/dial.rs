@@ -213,6 +213,8 @@ async fn a_few_bytes_wake_nobody_who_wants_more_but_the_end_does() {
         "bytes that lay there were not told of once they were wanted"
     );
     assert_eq!(outgoing.try_read(&mut buffer).unwrap(), 4);
+    // What is told lasts until nothing more is found.
+    assert!(outgoing.try_read(&mut buffer).is_err());
     outgoing.readable_from(8);
     said.send(b"14601460").unwrap();
     assert!(is_told(SOON).await, "as many as were wanted were not told of");
