@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import pytest_socket
-from custom_components.ir_remote_ota import config_flow, program
-from custom_components.ir_remote_ota.const import DOMAIN
-from custom_components.ir_remote_ota.managed import async_managed
 from homeassistant.config_entries import ConfigEntryState
 from homeassistant.core import HomeAssistant
 from homeassistant.helpers import issue_registry as ir
-
 from server import PROGRAM
+
+from custom_components.ir_remote_ota import config_flow, program
+from custom_components.ir_remote_ota.const import DOMAIN
+from custom_components.ir_remote_ota.managed import async_managed
 
 
 @pytest.fixture
