@@ -104,28 +104,26 @@ fn page_of(listeners: &[api::Listener], config: &Config) -> Option<String> {
     if !address.ip().is_unspecified() {
         return url_of(listeners, config);
     }
-    let scheme = if config.server.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
     let host = config.server.hosts.first().cloned().unwrap_or_else(host_name);
     let host = match host.parse::<std::net::Ipv6Addr>() {
         Ok(address) => format!("[{address}]"),
         Err(_) => host,
     };
-    Some(format!("{scheme}://{host}:{}", address.port()))
+    Some(format!("{}://{host}:{}", scheme(config), address.port()))
+}
+
+fn scheme(config: &Config) -> &'static str {
+    if config.server.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    }
 }
 
 /// Where the API is reached over the network, if it is.
 pub(crate) fn url_of(listeners: &[api::Listener], config: &Config) -> Option<String> {
     let address = listeners.iter().find_map(api::Listener::address)?;
-    let scheme = if config.server.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    Some(format!("{scheme}://{address}"))
+    Some(format!("{}://{address}", scheme(config)))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use sim::EventKind;
 use sim::ir_remote::Fault;
 use store::{Event, Holder, Liveness, MemberRow, NewRollout, Store};
 
-use crate::home::{Home, SOON, name};
+use crate::home::{Home, SOON, member_rows, name};
 use crate::support::{image, sha256};
 
 const FIRST: usize = 0;
@@ -411,14 +411,6 @@ async fn stored_rollout(store: &Store, home: &Home, left: &Left, image: Sha256) 
         .collect();
     let plan = json!({ "members": members, "n_waves": 2, "n_canaries": 1 });
     let rollout = model::fleet::Rollout::new(serde_json::from_value(plan.clone()).unwrap());
-    let rows: Vec<MemberRow> = (0_u32..)
-        .zip(rollout.plan().members.iter().zip(rollout.members()))
-        .map(|(idx, (member, standing))| MemberRow {
-            device: member.device.clone(),
-            idx,
-            state: json!(standing),
-        })
-        .collect();
     let new = NewRollout {
         name: None,
         kind: "update",
@@ -430,7 +422,7 @@ async fn stored_rollout(store: &Store, home: &Home, left: &Left, image: Sha256) 
         predecessor: None,
         images: &[image],
     };
-    store.create_rollout(&new, &rows).await.unwrap()
+    store.create_rollout(&new, &member_rows(&rollout)).await.unwrap()
 }
 
 /// Its first member was not proven; the other waits, or was taken off.

@@ -27,15 +27,7 @@ struct Watcher {
 
 impl Watcher {
     async fn new(broker: &Mosquitto) -> Self {
-        let broker = Broker {
-            url: format!("mqtt://{}", broker.address()).parse().unwrap(),
-            username: None,
-            password: None,
-            client_id: None,
-            ca: None,
-            certificate: None,
-            prefix: String::new(),
-        };
+        let broker = Broker::at(&format!("mqtt://{}", broker.address())).unwrap();
         let (bus, keep) = Bus::new(&broker, "watcher/availability");
         let mut tasks = JoinSet::new();
         tasks.spawn(keep);

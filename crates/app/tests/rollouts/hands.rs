@@ -8,10 +8,10 @@ use model::id::{DeviceId, RolloutId};
 use model::plan::Plan;
 use serde_json::json;
 use sim::EventKind;
-use store::{Asked, Holder, LeaseError, MemberRow, NewRollout, Store, process_is_alive};
+use store::{Asked, Holder, LeaseError, NewRollout, Store, process_is_alive};
 use tokio::time::{Instant, sleep};
 
-use crate::home::{Home, SOON};
+use crate::home::{Home, SOON, member_rows};
 use crate::support::sha256;
 
 const ONLY: usize = 0;
@@ -130,15 +130,7 @@ pub(crate) async fn asked_again_after_a_kill() {
     let store = Store::open(home.folder()).await.unwrap();
     let whole = store.rollout(RolloutId(first)).await.unwrap().unwrap();
     let plan: Plan = serde_json::from_value(whole.plan.clone()).unwrap();
-    let fresh = Rollout::new(plan.clone());
-    let members: Vec<MemberRow> = (0..)
-        .zip(plan.members.iter().zip(fresh.members()))
-        .map(|(idx, (member, standing))| MemberRow {
-            device: member.device.clone(),
-            idx,
-            state: json!(standing),
-        })
-        .collect();
+    let fresh = Rollout::new(plan);
     let new = NewRollout {
         name: Some("again"),
         kind: "update",
@@ -153,7 +145,7 @@ pub(crate) async fn asked_again_after_a_kill() {
             fingerprint: &sha256(request.as_bytes()),
         }),
     };
-    let made = store.create_rollout(&new, &members).await.unwrap();
+    let made = store.create_rollout(&new, &member_rows(&fresh)).await.unwrap();
     store.close().await;
     home.start().await;
     for turn in ["the answer that was lost", "the answer that was kept"] {

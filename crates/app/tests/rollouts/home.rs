@@ -8,10 +8,12 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use model::fleet::Rollout;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
 use sim::ir_remote::{Config, Device, Fault, start_many};
 use sim::{Event, EventKind, EventSink, Mac};
+use store::MemberRow;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -531,4 +533,16 @@ pub(crate) fn name(idx: usize) -> String {
 
 fn of_device<'a>(list: &'a Value, key: &str) -> Option<&'a Value> {
     list.as_array()?.iter().find(|entry| entry["device"] == key)
+}
+
+/// The members of a rollout as the store takes them.
+pub(crate) fn member_rows(rollout: &Rollout) -> Vec<MemberRow> {
+    (0..)
+        .zip(rollout.plan().members.iter().zip(rollout.members()))
+        .map(|(idx, (member, standing))| MemberRow {
+            device: member.device.clone(),
+            idx,
+            state: json!(standing),
+        })
+        .collect()
 }

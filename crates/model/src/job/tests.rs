@@ -1235,7 +1235,7 @@ fn over_a_reboot_of_this_machine_a_longer_uptime_under_an_unmoved_label_proves_n
     }
 }
 
-/// A uptime that is what it would be without a restart is what it would be after one as well.
+/// An uptime that is what it would be without a restart is what it would be after one as well.
 #[test]
 fn over_a_reboot_of_this_machine_an_uptime_that_fits_the_wall_clock_is_no_proof_that_it_stayed() {
     let mut bench = Bench::new();
